@@ -1,0 +1,1 @@
+"""The admission half: a mutating webhook that patches annotated pods with a proxy."""

@@ -1,0 +1,172 @@
+"""The injector as one pure function: an object and its surroundings in, what becomes of it out.
+
+The webhook, the command and the tests all call `mutate`. No I/O, no clock, no globals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from injector.annotations import OPAQUE_PORTS
+from injector.decide import Decision, decide
+from injector.model import (
+    BuildInput,
+    Event,
+    Namespace,
+    Object,
+    Origin,
+    Outcome,
+    Owner,
+    Profile,
+    SkipReason,
+)
+from injector.pods import annotations_of
+from injector.ports import default_opaque_ports, resolve_opaque_ports
+from injector.resolve import inject_warnings, resolve, unknown_warnings
+from injector.splice import annotate, splice
+from injector.values import Values
+
+CREATED_BY = "linkerd.io/created-by"
+
+_INJECTED = Event("Injected", "Linkerd sidecar proxy injected")
+_SKIPPED_TEXT = "Linkerd sidecar proxy injection skipped: "
+_ASKED_IN_VAIN = frozenset(
+    (
+        SkipReason.ENABLE_ABSENT,
+        SkipReason.INVALID_AT_NAMESPACE,
+        SkipReason.INVALID_AT_WORKLOAD,
+    )
+)
+"""Reasons behind which a typing error may stand, so that warnings about the annotations help."""
+
+
+def mutate(
+    obj: Object,
+    namespace: Namespace,
+    owner: Owner,
+    values: Values,
+    profile: Profile,
+    origin: Origin,
+) -> Outcome:
+    """What becomes of an object that is admitted: a Pod, a Service or anything else.
+
+    ``obj`` is not changed. A pod that has a proxy already comes back equal, so that a second
+    pass adds nothing.
+    """
+    decision = decide(obj, namespace, values, origin)
+    if decision.reasons:
+        return _skip(obj, namespace, values, origin, decision)
+    return _inject(obj, namespace, owner, values, profile, origin, decision)
+
+
+def _skip(
+    obj: Object, namespace: Namespace, values: Values, origin: Origin, decision: Decision
+) -> Outcome:
+    """Left alone, but for the opaque ports, which its meshed clients need to know."""
+    return Outcome(
+        patched=annotate(obj, _opaque_ports(obj, namespace, values, origin, decision)),
+        injected=False,
+        reasons=decision.reasons,
+        warnings=_skip_warnings(obj, namespace, decision),
+        events=_skip_events(obj, origin, decision),
+        annotation_at=decision.annotation_at,
+    )
+
+
+def _opaque_ports(
+    obj: Object, namespace: Namespace, values: Values, origin: Origin, decision: Decision
+) -> dict[str, str]:
+    """The annotation for an object that is not injected: the namespace's, else by its ports."""
+    reasons = decision.reasons
+    supported = obj.get("kind") in ("Pod", "Service") and SkipReason.MIRROR_POD not in reasons
+    if origin.by_command or not supported or _is_ours(obj, origin, decision):
+        return {}
+    if OPAQUE_PORTS in annotations_of(obj):
+        return {}
+    ports = namespace.annotations.get(OPAQUE_PORTS)
+    if ports is None:
+        ports = default_opaque_ports(obj, values)
+    return {OPAQUE_PORTS: ports} if ports else {}
+
+
+def _is_ours(obj: Object, origin: Origin, decision: Decision) -> bool:
+    """Whether this is our own work, met again: the API server calls webhooks twice."""
+    met = SkipReason.SIDECAR_EXISTS in decision.reasons
+    return met and annotations_of(obj).get(CREATED_BY) == origin.created_by
+
+
+def _skip_warnings(obj: Object, namespace: Namespace, decision: Decision) -> tuple[str, ...]:
+    if not _ASKED_IN_VAIN.intersection(decision.reasons):
+        return ()
+    annotations = annotations_of(obj)
+    bad = inject_warnings(namespace.annotations, annotations)
+    return (*bad, *unknown_warnings(annotations, "pod"))
+
+
+def _skip_events(obj: Object, origin: Origin, decision: Decision) -> tuple[Event, ...]:
+    """An event for pods only; none for mirrors of static pods, and none for our own work."""
+    known = obj.get("kind") == "Pod" and SkipReason.MIRROR_POD not in decision.reasons
+    if not known or _is_ours(obj, origin, decision):
+        return ()
+    texts = ", ".join(reason.text for reason in decision.reasons)
+    return (Event("InjectionSkipped", _SKIPPED_TEXT + texts),)
+
+
+def _inject(
+    pod: Object,
+    namespace: Namespace,
+    owner: Owner,
+    values: Values,
+    profile: Profile,
+    origin: Origin,
+    decision: Decision,
+) -> Outcome:
+    # For the command a namespace's annotations do not count: the webhook is to read them later.
+    at_namespace = {} if origin.by_command else namespace.annotations
+    resolved = resolve(values, at_namespace, annotations_of(pod))
+    added = {CREATED_BY: origin.created_by, **resolved.inherited}
+    opaque = _defaulted_opaque_ports(pod, added, resolved.values, origin)
+    effective, opaque_warnings = _with_opaque_ports(resolved.values, opaque, pod)
+    pod = annotate(pod, {**added, OPAQUE_PORTS: opaque} if opaque else added)
+    additions = profile.build(
+        BuildInput(
+            pod=pod,
+            settings=values,
+            values=effective,
+            namespace=namespace,
+            owner=owner,
+            origin=origin,
+        )
+    )
+    return Outcome(
+        patched=splice(pod, additions),
+        injected=True,
+        warnings=(*resolved.warnings, *opaque_warnings, *additions.warnings),
+        events=(_INJECTED,),
+        annotation_at=decision.annotation_at,
+    )
+
+
+def _defaulted_opaque_ports(
+    pod: Object, added: Mapping[str, str], values: Values, origin: Origin
+) -> str:
+    """The pod's ports that are opaque by default, where neither it nor its namespace says which."""
+    if origin.by_command or OPAQUE_PORTS in annotations_of(pod) or OPAQUE_PORTS in added:
+        return ""
+    return default_opaque_ports(pod, values)
+
+
+def _with_opaque_ports(
+    values: Values, defaulted: str, pod: Object
+) -> tuple[Values, tuple[str, ...]]:
+    """Settings with this pod's opaque ports as numbers: only the pod knows its ports' names.
+
+    The defaulted annotation counts as an annotation does, and so narrows the setting down.
+    """
+    text, warnings = resolve_opaque_ports(defaulted or values.proxy.opaque_ports, pod)
+    if text == values.proxy.opaque_ports:
+        return values, warnings
+    proxy = msgspec.structs.replace(values.proxy, opaque_ports=text)
+    return msgspec.structs.replace(values, proxy=proxy), warnings

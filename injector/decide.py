@@ -1,0 +1,97 @@
+"""Decides whether a pod gets a proxy, and collects every reason against it.
+
+The rules and their order are those of Linkerd's proxy injector 2.20, the reason codes too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from injector.annotations import INJECT
+from injector.model import Namespace, Object, Origin, SkipReason
+from injector.pods import annotations_of, containers, service_account_mount
+from injector.values import Values
+
+MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+AnnotationAt = Literal["namespace", "workload", ""]
+
+_VALID = frozenset(("enabled", "ingress", "disabled", ""))
+_WANTED = frozenset(("enabled", "ingress"))
+_PROXY_NAMES = frozenset(("linkerd-proxy", "istio-proxy"))
+_PROXY_IMAGES = ("cr.l5d.io/linkerd/proxy:", "gcr.io/istio-release/proxyv2:")
+# The last two are profile envoy's: a container called envoy may well be an application's own.
+_INIT_NAMES = frozenset(
+    ("linkerd-init", "istio-init", "meshgraft-init", "meshgraft-network-validator")
+)
+_INIT_IMAGES = ("cr.l5d.io/linkerd/proxy-init:", "gcr.io/istio-release/proxy_init:")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """No reasons: inject. ``annotation_at`` says which annotation decided."""
+
+    reasons: tuple[SkipReason, ...] = ()
+    annotation_at: AnnotationAt = ""
+
+
+def has_sidecar(pod: Object) -> bool:
+    """Whether a proxy, or its init container, of Linkerd, Istio or ours is there already."""
+    init_containers = pod["spec"].get("initContainers") or ()
+    if any(_matches(one, _INIT_NAMES, _INIT_IMAGES) for one in init_containers):
+        return True
+    return any(_matches(one, _PROXY_NAMES, _PROXY_IMAGES) for one in containers(pod))
+
+
+def _matches(container: Object, names: frozenset[str], images: tuple[str, ...]) -> bool:
+    return container.get("name") in names or container.get("image", "").startswith(images)
+
+
+def decide(obj: Object, namespace: Namespace, values: Values, origin: Origin) -> Decision:
+    """Whether to inject the object, a Pod or anything else that was admitted.
+
+    All reasons are collected, not only the first, so that who mends one sees the next at once.
+    """
+    if obj.get("kind") != "Pod" or not isinstance(obj.get("spec"), dict):
+        return Decision((SkipReason.UNSUPPORTED_RESOURCE,))
+    if MIRROR_ANNOTATION in annotations_of(obj):
+        return Decision((SkipReason.MIRROR_POD,))
+    by_annotation, annotation_at = _by_annotation(obj, namespace, origin)
+    reasons = (*_by_spec(obj["spec"], obj), by_annotation, _by_token(obj, values, origin))
+    return Decision(tuple(reason for reason in reasons if reason), annotation_at)
+
+
+def _by_spec(spec: Object, pod: Object) -> Iterator[SkipReason]:
+    if spec.get("hostNetwork"):
+        yield SkipReason.HOST_NETWORK
+    if has_sidecar(pod):
+        yield SkipReason.SIDECAR_EXISTS
+
+
+def _by_annotation(
+    pod: Object, namespace: Namespace, origin: Origin
+) -> tuple[SkipReason | None, AnnotationAt]:
+    """Linkerd's truth table of ``linkerd.io/inject``."""
+    at_pod = annotations_of(pod).get(INJECT, "")
+    if origin.by_command:
+        # Who runs the command wants the proxy: only an explicit no counts.
+        return (SkipReason.DISABLED if at_pod == "disabled" else None), "workload"
+    at_namespace = namespace.annotations.get(INJECT, "")
+    if at_namespace not in _VALID:
+        return SkipReason.INVALID_AT_NAMESPACE, ""
+    if at_pod not in _VALID:
+        return SkipReason.INVALID_AT_WORKLOAD, ""
+    if at_namespace in _WANTED:
+        return (SkipReason.DISABLED, "workload") if at_pod == "disabled" else (None, "namespace")
+    return (None, "workload") if at_pod in _WANTED else (SkipReason.ENABLE_ABSENT, "")
+
+
+def _by_token(pod: Object, values: Values, origin: Origin) -> SkipReason | None:
+    """Without a projected token the proxy's identity needs the pod's own."""
+    if values.identity.service_account_token_projection:
+        return None
+    unmounted = not origin.by_command and service_account_mount(pod) is None
+    if pod["spec"].get("automountServiceAccountToken") is False or unmounted:
+        return SkipReason.NO_SERVICE_ACCOUNT_TOKEN
+    return None

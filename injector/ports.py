@@ -1,0 +1,85 @@
+"""The ports of pods and services: which a pod serves, which are opaque, what a port name means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from injector.annotations import OPAQUE_PORTS, BadItems, is_port_name
+from injector.annotations.parse import parse_opaque_port_text
+from injector.model import Object
+from injector.pods import containers
+from injector.values import Values
+
+
+def container_ports(pod: Object) -> list[Object]:
+    """Every port that a container declares, in order, whatever the protocol."""
+    return [port for container in containers(pod) for port in container.get("ports") or ()]
+
+
+def _probe_ports(pod: Object) -> Iterator[int]:
+    for container in containers(pod):
+        for probe in ("readinessProbe", "livenessProbe"):
+            port = ((container.get(probe) or {}).get("httpGet") or {}).get("port")
+            if isinstance(port, int):
+                yield port
+
+
+def inbound_ports(pod: Object) -> str:
+    """The ports that a pod serves: its containers' and its HTTP probes', each once.
+
+    Sorted as text ("11211,80,9090"), as Linkerd sorts them; startup, TCP and gRPC probes and
+    named probe ports do not count there.
+    """
+    ports = {str(port["containerPort"]) for port in container_ports(pod)}
+    ports.update(str(port) for port in _probe_ports(pod))
+    return ",".join(sorted(ports))
+
+
+def _opaque(values: Values) -> frozenset[str]:
+    return frozenset(item.strip() for item in values.proxy.opaque_ports.split(","))
+
+
+def default_opaque_ports(obj: Object, values: Values) -> str:
+    """Those of an object's ports that are opaque by default, as the value of the annotation.
+
+    For a pod each container port, for a Service each port of which the target is opaque;
+    named target ports never count, since only the pods know them.
+    """
+    opaque = _opaque(values)
+    if obj.get("kind") == "Pod":
+        found = [str(port["containerPort"]) for port in container_ports(obj)]
+        return ",".join(port for port in found if port in opaque)
+    return ",".join(
+        str(port["port"])
+        for port in (obj.get("spec") or {}).get("ports") or ()
+        if str(port.get("targetPort") or port["port"]) in opaque
+    )
+
+
+def resolve_opaque_ports(text: str, pod: Object) -> tuple[str, tuple[str, ...]]:
+    """Opaque ports with the names of container ports replaced by numbers; ranges are kept.
+
+    Returns the list, and a warning for each item that is neither a port nor such a name.
+    """
+    bad: tuple[str, ...] = ()
+    try:
+        text = parse_opaque_port_text(text)
+    except BadItems as error:
+        text, bad = error.good, error.bad
+    warnings = [_not_a_port(item, "not a port") for item in bad]
+    items = text.split(",")
+    if not any(map(is_port_name, items)):
+        return text, tuple(warnings)
+    names: dict[str, str] = {}
+    for port in container_ports(pod):
+        names.setdefault(port.get("name", ""), str(port["containerPort"]))
+    resolved = [names.get(item, "") if is_port_name(item) else item for item in items]
+    unknown = [item for item in items if is_port_name(item) and item not in names]
+    warnings += [
+        _not_a_port(item, "no container of the pod has a port so named") for item in unknown
+    ]
+    return ",".join(filter(None, resolved)), tuple(warnings)
+
+
+def _not_a_port(item: str, why: str) -> str:
+    return f"{OPAQUE_PORTS}: {item!r} is left out: {why}"

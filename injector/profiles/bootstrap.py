@@ -1,0 +1,397 @@
+"""Envoy's bootstrap as one value: a transparent proxy that needs no ConfigMap and no control plane.
+
+What a connection meets, in both directions: the original destination is read back from
+conntrack, HTTP/1, HTTP/2 and gRPC are detected, everything else passes as TCP, and the
+connection goes on to where it was going. What Envoy does of its own accord elsewhere (time-outs
+on streams, headers, retries, limits on parallel requests) is switched off: an application is
+not to notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from injector.annotations import PortRange
+
+Json = dict[str, Any]
+
+_TYPE = "type.googleapis.com/"
+_FILTERS = _TYPE + "envoy.extensions.filters."
+UNLIMITED = 4294967295
+"""The largest value of a threshold: Envoy's defaults of 1024 would be a limit nobody asked for."""
+
+_POOL_IDLE = "3s"
+# As Linkerd's proxy. An upstream connection that is kept is one that the server may be closing
+# at this moment; servers' own limits are 5 s and more.
+
+_KEEPALIVE = {"keepalive_time": 10, "keepalive_interval": 10}
+# Seconds. An application's own keep-alive ends at its proxy, so the proxies must find dead peers.
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyConfig:
+    """What differs between two pods' bootstraps. Time-outs are in seconds."""
+
+    inbound_port: int
+    outbound_port: int
+    admin_port: int
+    control_port: int
+    """Envoy's own admin interface, on loopback only."""
+    inbound_opaque_ports: tuple[PortRange, ...] = ()
+    outbound_opaque_ports: tuple[PortRange, ...] = ()
+    inbound_connect_timeout: float = 0.1
+    outbound_connect_timeout: float = 1.0
+    inbound_detect_timeout: float = 10.0
+    outbound_detect_timeout: float = 10.0
+    """How long to wait for a client that says nothing, before the connection passes as TCP;
+    0 waits for ever."""
+    ipv6: bool = False
+    access_log: str = ""
+    shutdown_endpoint: bool = False
+
+
+def bootstrap(config: EnvoyConfig) -> Json:
+    """The whole bootstrap, as the JSON that ``--config-yaml`` takes."""
+    return {
+        "admin": {
+            "address": _address("127.0.0.1", config.control_port),
+        },
+        "static_resources": {
+            "listeners": [_inbound(config), _outbound(config), _admin_listener(config)],
+            "clusters": [
+                _original_dst("inbound", config.inbound_connect_timeout),
+                _original_dst("outbound", config.outbound_connect_timeout),
+                _admin_cluster(config.control_port),
+                {"name": "blackhole", "type": "STATIC", "connect_timeout": "1s"},
+            ],
+        },
+    }
+
+
+def _address(host: str, port: int) -> Json:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+# --- listeners ---------------------------------------------------------------------------------
+
+
+def _inbound(config: EnvoyConfig) -> Json:
+    return _transparent_listener(
+        config,
+        name="inbound",
+        hosts=("0.0.0.0", "::"),
+        port=config.inbound_port,
+        opaque=config.inbound_opaque_ports,
+        detect_timeout=config.inbound_detect_timeout,
+    )
+
+
+def _outbound(config: EnvoyConfig) -> Json:
+    # nat REDIRECT sends locally made connections to loopback, so nothing else needs to reach it.
+    return _transparent_listener(
+        config,
+        name="outbound",
+        hosts=("127.0.0.1", "::1"),
+        port=config.outbound_port,
+        opaque=config.outbound_opaque_ports,
+        detect_timeout=config.outbound_detect_timeout,
+    )
+
+
+def _transparent_listener(
+    config: EnvoyConfig,
+    *,
+    name: str,
+    hosts: tuple[str, str],
+    port: int,
+    opaque: Sequence[PortRange],
+    detect_timeout: float,
+) -> Json:
+    listener = {
+        "name": name,
+        "stat_prefix": name,
+        "address": _address(hosts[0], port),
+        "traffic_direction": name.upper(),
+        "tcp_keepalive": _KEEPALIVE,
+        "listener_filters": [
+            _named("envoy.filters.listener.original_dst", "listener.original_dst.v3.OriginalDst"),
+            _http_inspector(opaque),
+        ],
+        "listener_filters_timeout": _seconds(detect_timeout),
+        "continue_on_listener_filters_timeout": True,
+        "filter_chains": [
+            # A connection made to the listener itself would be sent to itself, for ever.
+            {
+                "filter_chain_match": {"destination_port": port},
+                "filters": [_tcp_proxy(f"{name}_loop", "blackhole", config)],
+            },
+            {
+                "filter_chain_match": {"application_protocols": ["http/1.0", "http/1.1", "h2c"]},
+                "filters": [_http_proxy(name, config)],
+            },
+        ],
+        "default_filter_chain": {"filters": [_tcp_proxy(name, name, config)]},
+    }
+    if config.ipv6:
+        listener["additional_addresses"] = [{"address": _address(hosts[1], port)}]
+    return listener
+
+
+def _named(name: str, type_name: str, **fields: Any) -> Json:
+    return {"name": name, "typed_config": {"@type": _FILTERS + type_name, **fields}}
+
+
+def _http_inspector(opaque: Sequence[PortRange]) -> Json:
+    """Reads the first bytes to tell HTTP from anything else. On an opaque port it must not even
+    look: a server that speaks first would wait for a client that waits for the server."""
+    inspector = _named(
+        "envoy.filters.listener.http_inspector", "listener.http_inspector.v3.HttpInspector"
+    )
+    ranges: list[Json] = [  # the end is exclusive
+        {"destination_port_range": {"start": ports.lower, "end": ports.upper + 1}}
+        for ports in opaque
+    ]
+    if len(ranges) == 1:
+        inspector["filter_disabled"] = ranges[0]
+    elif ranges:
+        inspector["filter_disabled"] = {"or_match": {"rules": ranges}}
+    return inspector
+
+
+def _admin_listener(config: EnvoyConfig) -> Json:
+    """What the pod network may see of Envoy: whether it is ready, and its metrics. Read only."""
+    routes = [
+        {
+            "match": _get("/live"),
+            "direct_response": {"status": 200, "body": {"inline_string": "live\n"}},
+        },
+        {"match": _get("/ready"), "route": {"cluster": "admin"}},
+        {
+            "match": _get("/metrics"),
+            "route": {"cluster": "admin", "prefix_rewrite": "/stats/prometheus"},
+        },
+    ]
+    if config.shutdown_endpoint:
+        routes.append(
+            {
+                "match": {"path": "/shutdown", "headers": [_method("POST")]},
+                "route": {"cluster": "admin", "prefix_rewrite": "/quitquitquit"},
+            }
+        )
+    listener = {
+        "name": "admin",
+        "address": _address("0.0.0.0", config.admin_port),
+        "filter_chains": [{"filters": [_admin_http(routes)]}],
+        "ignore_global_conn_limit": True,
+    }
+    if config.ipv6:
+        listener["additional_addresses"] = [{"address": _address("::", config.admin_port)}]
+    return listener
+
+
+def _admin_http(routes: list[Json]) -> Json:
+    return _named(
+        "envoy.filters.network.http_connection_manager",
+        "network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="admin_listener",
+        generate_request_id=False,
+        http_filters=[_router()],
+        route_config={
+            "name": "admin",
+            "virtual_hosts": [{"name": "admin", "domains": ["*"], "routes": routes}],
+        },
+    )
+
+
+def _get(path: str) -> Json:
+    return {"path": path, "headers": [_method("GET|HEAD")]}
+
+
+def _method(pattern: str) -> Json:
+    return {"name": ":method", "string_match": {"safe_regex": {"regex": pattern}}}
+
+
+# --- filters -----------------------------------------------------------------------------------
+
+
+def _http_proxy(name: str, config: EnvoyConfig) -> Json:
+    return _named(
+        "envoy.filters.network.http_connection_manager",
+        "network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=name,
+        codec_type="AUTO",
+        http_filters=[_router()],
+        route_config=_pass_through(name),
+        http_protocol_options=_http1(accept_http_10=True, default_host_for_http_10="localhost"),
+        http2_protocol_options=_http2(),
+        common_http_protocol_options={"idle_timeout": "0s", "max_headers_count": 10000},
+        max_request_headers_kb=1024,
+        stream_idle_timeout="0s",
+        request_timeout="0s",
+        upgrade_configs=[{"upgrade_type": "websocket"}, {"upgrade_type": "CONNECT"}],
+        # Headers pass as they are.
+        server_header_transformation="PASS_THROUGH",
+        forward_client_cert_details="ALWAYS_FORWARD_ONLY",
+        use_remote_address=False,
+        skip_xff_append=True,
+        generate_request_id=False,
+        preserve_external_request_id=True,
+        proxy_100_continue=True,
+        **_access_log(config.access_log, http=True),
+    )
+
+
+def _router() -> Json:
+    return _named("envoy.filters.http.router", "http.router.v3.Router", suppress_envoy_headers=True)
+
+
+def _pass_through(name: str) -> Json:
+    route = {"cluster": name, "timeout": "0s"}
+    return {
+        "name": name,
+        "validate_clusters": True,
+        "virtual_hosts": [
+            {
+                "name": name,
+                "domains": ["*"],
+                "routes": [
+                    {"match": {"connect_matcher": {}}, "route": route},
+                    {"match": {"prefix": "/"}, "route": route},
+                ],
+            }
+        ],
+    }
+
+
+def _tcp_proxy(stat_prefix: str, cluster: str, config: EnvoyConfig) -> Json:
+    return _named(
+        "envoy.filters.network.tcp_proxy",
+        "network.tcp_proxy.v3.TcpProxy",
+        stat_prefix=stat_prefix,
+        cluster=cluster,
+        idle_timeout="0s",
+        max_connect_attempts=1,
+        **_access_log(config.access_log, http=False),
+    )
+
+
+_APACHE = (
+    '%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% - - [%START_TIME(%d/%b/%Y:%H:%M:%S %z)%] "'
+    '%REQ(:METHOD)% %REQ(:PATH)% %PROTOCOL%" %RESPONSE_CODE% %BYTES_SENT% '
+    '"%REQ(REFERER)%" "%REQ(USER-AGENT)%"\n'
+)
+_JSON_TCP = {
+    "timestamp": "%START_TIME%",
+    "client.addr": "%DOWNSTREAM_REMOTE_ADDRESS%",
+    "server.addr": "%UPSTREAM_HOST%",
+    "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%",
+    "duration_ms": "%DURATION%",
+    "flags": "%RESPONSE_FLAGS%",
+}
+_JSON_HTTP = {
+    **_JSON_TCP,
+    "host": "%REQ(:AUTHORITY)%",
+    "method": "%REQ(:METHOD)%",
+    "uri": "%REQ(:PATH)%",
+    "version": "%PROTOCOL%",
+    "status": "%RESPONSE_CODE%",
+    "user_agent": "%REQ(USER-AGENT)%",
+}
+
+
+def _access_log(kind: str, *, http: bool) -> Json:
+    """``access-log``: ``apache`` logs requests as httpd does, ``json`` connections too."""
+    formats: dict[tuple[str, bool], Json] = {
+        ("apache", True): {"text_format_source": {"inline_string": _APACHE}},
+        ("json", True): {"json_format": _JSON_HTTP},
+        ("json", False): {"json_format": _JSON_TCP},
+    }
+    if (kind, http) not in formats:
+        return {}
+    log = {
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": {
+            "@type": _TYPE + "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+            "log_format": formats[kind, http],
+        },
+    }
+    return {"access_log": [log]}
+
+
+# --- clusters ----------------------------------------------------------------------------------
+
+
+def _original_dst(name: str, connect_timeout: float) -> Json:
+    """Goes on to where the connection was going."""
+    return {
+        "name": name,
+        "type": "ORIGINAL_DST",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "connect_timeout": _seconds(connect_timeout),
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "priority": "DEFAULT",
+                    "max_connections": UNLIMITED,
+                    "max_pending_requests": UNLIMITED,
+                    "max_requests": UNLIMITED,
+                }
+            ]
+        },
+        "upstream_connection_options": {"tcp_keepalive": _KEEPALIVE},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": _TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "common_http_protocol_options": {
+                    "idle_timeout": _POOL_IDLE,
+                    "max_headers_count": 10000,
+                },
+                "use_downstream_protocol_config": {
+                    "http_protocol_options": _http1(),
+                    "http2_protocol_options": _http2(),
+                },
+            }
+        },
+    }
+
+
+def _http1(**fields: Any) -> Json:
+    preserve_case = {
+        "name": "preserve_case",
+        "typed_config": {
+            "@type": _TYPE
+            + "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig"
+        },
+    }
+    return {
+        "enable_trailers": True,
+        "header_key_format": {"stateful_formatter": preserve_case},
+        **fields,
+    }
+
+
+def _http2() -> Json:
+    return {"allow_connect": True, "allow_metadata": False}
+
+
+def _admin_cluster(port: int) -> Json:
+    return {
+        "name": "admin",
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": "admin",
+            "endpoints": [
+                {
+                    "lb_endpoints": [{"endpoint": {"address": _address("127.0.0.1", port)}}],
+                }
+            ],
+        },
+    }

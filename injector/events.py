@@ -1,0 +1,36 @@
+"""Kubernetes Events about injections: where they go to, best effort."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from injector.model import Event, Owner
+from injector.review import Review
+
+_log = structlog.get_logger()
+
+
+class EventSink(Protocol):
+    """Takes events for an owner. Must neither wait nor raise: a pod is waiting."""
+
+    def send(self, review: Review, owner: Owner, events: Sequence[Event]) -> None:
+        """Queue the events; the webhook does not call this for a dry run."""
+
+
+class LoggedEvents:
+    """Where there is no API server to take events, they go to the log (level debug)."""
+
+    def send(self, review: Review, owner: Owner, events: Sequence[Event]) -> None:
+        """Log each event."""
+        for event in events:
+            _log.debug(
+                "event",
+                reason=event.reason,
+                note=event.message,
+                namespace=review.namespace,
+                ownerKind=owner.kind,
+                ownerName=owner.name,
+            )

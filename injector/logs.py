@@ -1,0 +1,68 @@
+"""Structured logs after Kubernetes' conventions: constant message, lowerCamelCase keys.
+
+One line an event on stderr, as JSON or as text. What libraries log through `logging` goes the
+same way. Source: kubernetes/community, migration to structured logging.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any, Literal, TextIO
+
+import msgspec
+import structlog
+from structlog.processors import (
+    EventRenamer,
+    JSONRenderer,
+    TimeStamper,
+    add_log_level,
+    format_exc_info,
+)
+from structlog.stdlib import ProcessorFormatter, add_logger_name
+from structlog.typing import Processor
+
+LogFormat = Literal["json", "text"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+_LEVELS: dict[LogLevel, int] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def configure(
+    log_format: LogFormat = "json", level: LogLevel = "info", stream: TextIO | None = None
+) -> None:
+    """Set up logging for the whole process; ``stream`` is stderr unless given."""
+    out = stream or sys.stderr
+    shared: list[Processor] = [add_log_level, TimeStamper(fmt="iso", utc=True, key="ts")]
+    renderers = _renderers(log_format, out)
+    structlog.configure(
+        processors=[*shared, *renderers],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        ProcessorFormatter(
+            foreign_pre_chain=[add_logger_name, *shared],
+            processors=[ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=_LEVELS[level], force=True)
+
+
+def _renderers(log_format: LogFormat, out: TextIO) -> list[Processor]:
+    if log_format == "text":
+        colors = out.isatty() and not os.environ.get("NO_COLOR")
+        return [structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="ts")]
+    return [format_exc_info, EventRenamer("msg"), JSONRenderer(serializer=_to_json)]
+
+
+def _to_json(event: Any, **_: Any) -> str:
+    # What JSON has no form for is logged as its text, rather than lost.
+    return msgspec.json.encode(event, enc_hook=str).decode()

@@ -1,0 +1,122 @@
+"""The webhook's Prometheus metrics, with Linkerd's names where the meaning is Linkerd's.
+
+Labels are bounded. Owner kinds and reasons come from fixed lists; the namespace is a label, as
+in Linkerd, because "which namespace is skipped, and why" is what dashboards ask, but only the
+first `MAX_NAMESPACES` get a series of their own: namespaces come and go (one for each pull
+request, say), and a process's memory must not grow with all that ever were. Linkerd's label for
+each annotation's value is left out: those are free text.
+"""
+
+from __future__ import annotations
+
+import platform
+from datetime import datetime
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+from injector.model import Outcome, Owner
+
+MAX_NAMESPACES = 500
+OTHER = "_other"
+"""Not a valid name of a namespace, so never mistaken for one."""
+
+ErrorCause = Literal[
+    "bad_request", "too_large", "timeout", "busy", "namespace_unknown", "cluster", "internal"
+]
+
+_OWNER_KINDS = frozenset(
+    {
+        *("pod", "service", "replicationcontroller", "replicaset", "deployment", "rollout"),
+        *("statefulset", "daemonset", "job", "cronjob"),
+    }
+)
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+"""Seconds, from one millisecond to the time-out that webhook configurations usually have."""
+
+
+class Metrics:
+    """All metrics of one webhook process, on a registry of their own."""
+
+    def __init__(self, version: str) -> None:
+        """Register everything; ``version`` goes into the build info."""
+        self.registry = CollectorRegistry()
+        self._namespaces: set[str] = set()
+        asked = ("owner_kind", "namespace", "annotation_at")
+        self._requests = Counter(
+            "proxy_inject_admission_requests",
+            "Reviews that were decided, by the kind of the workload and where inject was asked.",
+            asked,
+            registry=self.registry,
+        )
+        self._responses = Counter(
+            "proxy_inject_admission_responses",
+            "Answers that admit an object: injected (skip=false), or not and for which reasons.",
+            (*asked, "skip", "skip_reason"),
+            registry=self.registry,
+        )
+        self._errors = Counter(
+            "proxy_inject_admission_errors",
+            "Reviews answered with an HTTP error, by cause; failurePolicy decided about those.",
+            ("cause",),
+            registry=self.registry,
+        )
+        self._warnings = Counter(
+            "proxy_inject_admission_warnings",
+            "Warnings sent back to users about values that were not usable.",
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "proxy_inject_admission_duration_seconds",
+            "Time from a request's headers to its answer, errors included.",
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._expiry = Gauge(
+            "proxy_inject_certificate_expiry_timestamp_seconds",
+            "When the serving certificate expires, as Unix time.",
+            registry=self.registry,
+        )
+        build = Gauge(
+            "meshgraft_build_info",
+            "Always 1; the labels say what runs.",
+            ("version", "python"),
+            registry=self.registry,
+        )
+        build.labels(version, platform.python_version()).set(1)
+        ProcessCollector(registry=self.registry)
+
+    def answered(self, namespace: str, owner: Owner, outcome: Outcome) -> None:
+        """Count a review that was decided."""
+        kind = owner.kind if owner.kind in _OWNER_KINDS else OTHER
+        asked = (kind, self._bounded(namespace), outcome.annotation_at)
+        reasons = ",".join(outcome.reasons)
+        self._requests.labels(*asked).inc()
+        self._responses.labels(*asked, "false" if outcome.injected else "true", reasons).inc()
+        self._warnings.inc(len(outcome.warnings))
+
+    def failed(self, cause: ErrorCause) -> None:
+        """Count a review that was answered with an HTTP error."""
+        self._errors.labels(cause).inc()
+
+    def took(self, seconds: float) -> None:
+        """Observe the duration of a review."""
+        self._seconds.observe(seconds)
+
+    def certificate_expires(self, at: datetime) -> None:
+        """Tell when the serving certificate in use expires."""
+        self._expiry.set(at.timestamp())
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The exposition and its content type, in the format that the scraper accepts."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self.registry), content_type
+
+    def _bounded(self, namespace: str) -> str:
+        if namespace in self._namespaces:
+            return namespace
+        if len(self._namespaces) >= MAX_NAMESPACES:
+            return OTHER
+        self._namespaces.add(namespace)
+        return namespace

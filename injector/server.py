@@ -1,0 +1,228 @@
+"""The process: TLS webhook and plain metrics in one event loop, from sockets to graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import ssl
+from asyncio.events import TimerHandle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from injector.health import Health
+
+_log = structlog.get_logger()
+
+HEADER_SECONDS = 15.0
+"""From a request's first byte to the end of its headers; as Linkerd's ReadHeaderTimeout."""
+KEEP_ALIVE_SECONDS = 120
+"""Longer than the 90 s after which Go clients, the API server among them, give up an idle
+connection: so it is always they who close it. Closed by us at the moment at which a review is
+sent, it would lose that review, because Go does not repeat a POST."""
+MAX_CONNECTIONS = 512
+"""More are answered 503; an API server keeps a few dozen."""
+CLOSE_SECONDS = 1.0
+"""What an idle client gets, at the end, to confirm the close of its TLS connection."""
+FINISH_SECONDS = 10
+"""What reviews that are under way get to finish after the signal; the API server's time-out."""
+
+
+class AddressError(ValueError):
+    """Not an address to listen on; the text says which and what is expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. Port 0 lets the kernel choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """``HOST:PORT``, ``[IPV6]:PORT``, or ``:PORT`` for all addresses.
+
+    Raises:
+        AddressError: something else.
+    """
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not (colon and port.isascii() and port.isdecimal() and int(port) <= 65535):
+        raise AddressError(f"{text!r} is not HOST:PORT with a port from 0 to 65535")
+    if ":" in host and not bracketed:
+        raise AddressError(f"{text!r}: write an IPv6 address in brackets, as in [::1]:8443")
+    return Address(host[1:-1] if bracketed else host or "0.0.0.0", int(port))
+
+
+def bind(address: Address) -> socket.socket:
+    """A listening socket; ``::`` takes IPv4 too.
+
+    Raises:
+        AddressError: the address cannot be listened on (in use, not ours, not allowed).
+    """
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    everything = address.host == "::"
+    try:
+        return socket.create_server(
+            (address.host, address.port), family=family, backlog=1024, dualstack_ipv6=everything
+        )
+    except OSError as error:
+        raise AddressError(f"cannot listen on {address}: {error.strerror or error}") from error
+
+
+def bound(listener: socket.socket) -> Address:
+    """The address that the socket really has, with the port that the kernel chose."""
+    host, port = listener.getsockname()[:2]
+    return Address(host, port)
+
+
+class _Protocol(HttpToolsProtocol):
+    """HTTP/1.1 that gives up on clients that connect or begin a request, and then say no more."""
+
+    _header_timer: TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._header_timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def on_headers_complete(self) -> None:
+        self._stop_header_timer()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_header_timer()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.cycle is None or self.cycle.response_complete:
+            # A client that does not read would hold up the end of the process for long.
+            self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+
+    def _stop_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server as one of two in a loop: says when it accepts, leaves signals to us."""
+
+    def __init__(self, app: FastAPI, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(_config(app, tls))
+        self.accepting = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.accepting.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _config(app: FastAPI, tls: ssl.SSLContext | None) -> uvicorn.Config:
+    given: dict[str, Any] = {}
+    if tls is not None:
+        given["ssl_context_factory"] = lambda _config, _default: tls
+    return uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        # Nothing stands before us that could be trusted to tell who the client is.
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=FINISH_SECONDS,
+        **given,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """Everything that one webhook process runs."""
+
+    webhook: FastAPI
+    metrics: FastAPI
+    tls: ssl.SSLContext
+    health: Health
+    listen: Address
+    metrics_listen: Address
+    drain_seconds: float
+    """How long it goes on taking new reviews after the signal to stop, already not ready: until
+    every node has taken this replica out of the Service."""
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; a second one cuts the drain short.
+
+        Raises:
+            AddressError: one of the addresses cannot be listened on.
+        """
+        with (
+            bind(self.listen) as webhook,
+            bind(self.metrics_listen) as metrics,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            runner.run(self._serve(webhook, metrics))
+
+    async def _serve(self, webhook_socket: socket.socket, metrics_socket: socket.socket) -> None:
+        stopping = _on_signals()
+        webhook, metrics = _Server(self.webhook, self.tls), _Server(self.metrics)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(metrics.serve(sockets=[metrics_socket]))
+            answering = group.create_task(webhook.serve(sockets=[webhook_socket]))
+            await webhook.accepting.wait()
+            await metrics.accepting.wait()
+            self.health.serving = True
+            _log.info(
+                "serving",
+                address=str(bound(webhook_socket)),
+                metricsAddress=str(bound(metrics_socket)),
+            )
+            await self._until_drained(stopping)
+            webhook.should_exit = True
+            await answering
+            # Last, so that probes and scrapes see the end of it.
+            metrics.should_exit = True
+        _log.info("stopped")
+
+    async def _until_drained(self, stopping: asyncio.Queue[int]) -> None:
+        number = await stopping.get()
+        self.health.draining = True
+        name = signal.Signals(number).name
+        _log.info("shutting down", signal=name, drainSeconds=self.drain_seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.drain_seconds):
+                await stopping.get()
+
+
+def _on_signals() -> asyncio.Queue[int]:
+    received: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received.put_nowait, number)
+    return received

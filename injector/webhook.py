@@ -1,0 +1,232 @@
+"""The admission webhook over HTTP: a review in, the core's decision out, and who is at fault.
+
+An HTTP error means that the fault is ours or the sender's, and the cluster's ``failurePolicy``
+decides; a decision always admits, because a user's bad value never denies a pod.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse, Response
+
+from injector.body import BodyReader
+from injector.events import EventSink
+from injector.health import Health, kubernetes_routes, linkerd_routes
+from injector.metrics import ErrorCause, Metrics
+from injector.model import Namespace, Object, Origin, Outcome, Owner, Profile
+from injector.objects import Cluster, ClusterError
+from injector.review import Answer, Review, ReviewError, decode, encode, shorten
+from injector.settings import Settings
+from injector.values import Values
+
+_log = structlog.get_logger()
+
+Mutate = Callable[[Object, Namespace, Owner, Values, Profile, Origin], Outcome]
+Diff = Callable[[Object, Object], list[Object]]
+
+
+class UnanswerableError(Exception):
+    """Our side cannot decide; the text names the object and the cause, for HTTP status 500."""
+
+    def __init__(self, review: Review, why: str, cause: ErrorCause) -> None:
+        kind = review.kind.kind.lower()
+        super().__init__(
+            f"meshgraft cannot decide about {kind} {review.ref}: {why}; "
+            "the webhook's failurePolicy decides"
+        )
+        self.cause = cause
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to be answered, and for whom."""
+
+    outcome: Outcome
+    owner: Owner
+    patch: list[Object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Injector:
+    """The pure core, and what the shell hands it for each review."""
+
+    settings: Settings
+    cluster: Cluster
+    profiles: Callable[[str], Profile]
+    mutate: Mutate
+    diff: Diff
+    origin: Origin
+
+    async def decide(self, review: Review) -> Decision:
+        """The patch for the object under review.
+
+        Raises:
+            UnanswerableError: the namespace is not known, or the cluster cannot be asked.
+            Exception: whatever the core raises; a defect of ours.
+        """
+        if review.operation != "CREATE" or review.subresource:
+            # Only a pod that is being created can still get containers.
+            return Decision(Outcome(review.object, injected=False), _self_owner(review), [])
+        try:
+            namespace = await self._namespace(review)
+            owner = await self._owner(review)
+        except ClusterError as error:
+            raise UnanswerableError(review, str(error), "cluster") from error
+        values = self.settings.current
+        profile = self.profiles(values.meshgraft.profile)
+        outcome = self.mutate(review.object, namespace, owner, values, profile, self.origin)
+        return Decision(outcome, owner, self.diff(review.object, outcome.patched))
+
+    async def _namespace(self, review: Review) -> Namespace:
+        namespace = await self.cluster.namespace(review.namespace)
+        if namespace is None:
+            why = f'namespace "{review.namespace}" is not known to the injector (yet)'
+            raise UnanswerableError(review, why, "namespace_unknown")
+        return namespace
+
+    async def _owner(self, review: Review) -> Owner:
+        if (review.kind.group, review.kind.kind) == ("", "Pod"):
+            return await self.cluster.owner(review.meta)
+        return _self_owner(review)
+
+
+def _self_owner(review: Review) -> Owner:
+    return Owner(kind=review.kind.kind.lower(), name=review.name)
+
+
+def create_app(
+    *,
+    injector: Injector,
+    metrics: Metrics,
+    events: EventSink,
+    health: Health,
+    bodies: BodyReader | None = None,
+) -> FastAPI:
+    """The app of the TLS port: ``POST /`` (Linkerd's path) and ``/mutate``, and health."""
+    app = _bare_app()
+    endpoint = _Endpoint(injector, metrics, events, health, bodies or BodyReader())
+    for path in ("/", "/mutate"):
+        # A plain route: FastAPI's parameters and models would only stand in a raw body's way.
+        app.router.add_route(path, endpoint.handle, methods=["POST"], include_in_schema=False)
+    app.include_router(kubernetes_routes(health))
+    return app
+
+
+def create_metrics_app(*, metrics: Metrics, health: Health) -> FastAPI:
+    """The app of the plain port: ``/metrics`` and health, Linkerd's paths included."""
+    app = _bare_app()
+    app.include_router(kubernetes_routes(health))
+    app.include_router(linkerd_routes(health))
+
+    @app.get("/metrics", include_in_schema=False)
+    async def exposition(request: Request) -> Response:
+        content, content_type = metrics.render(request.headers.get("accept", ""))
+        return Response(content, headers={"content-type": content_type})
+
+    return app
+
+
+def _bare_app() -> FastAPI:
+    return FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+
+
+class _Endpoint:
+    """Answers one HTTP request: the only place where errors become statuses."""
+
+    def __init__(
+        self,
+        injector: Injector,
+        metrics: Metrics,
+        events: EventSink,
+        health: Health,
+        bodies: BodyReader,
+    ) -> None:
+        self._injector = injector
+        self._metrics = metrics
+        self._events = events
+        self._health = health
+        self._bodies = bodies
+
+    async def handle(self, request: Request) -> Response:
+        started = time.perf_counter()
+        try:
+            review = decode(await self._bodies.read(request))
+            response = await self._answer(review, started)
+        except ReviewError as error:
+            response = self._refuse(error)
+        self._metrics.took(time.perf_counter() - started)
+        if self._health.draining:
+            # So that the API server's next review takes a new connection, to another replica.
+            response.headers["connection"] = "close"
+        return response
+
+    async def _answer(self, review: Review, started: float) -> Response:
+        try:
+            decision = await self._injector.decide(review)
+            body = encode(review, _as_answer(decision))
+        except UnanswerableError as error:
+            return self._fail(review, error)
+        except Exception as error:  # noqa: BLE001, whatever it is must not look like an answer
+            return self._fail(review, _defect(review, error))
+        self._metrics.answered(review.namespace, decision.owner, decision.outcome)
+        _log.info("review answered", **_fields(review), **_result(decision, started))
+        if not review.dry_run and decision.outcome.events:
+            self._events.send(review, decision.owner, decision.outcome.events)
+        return Response(body, media_type="application/json")
+
+    def _refuse(self, error: ReviewError) -> Response:
+        self._metrics.failed(cast(ErrorCause, error.cause))
+        _log.warning("review refused", status=error.status, error=str(error))
+        # The rest of the body may still be under way: the connection is of no more use.
+        headers = {"connection": "close"}
+        return PlainTextResponse(f"{error}\n", status_code=error.status, headers=headers)
+
+    def _fail(self, review: Review, error: UnanswerableError) -> Response:
+        self._metrics.failed(error.cause)
+        _log.error(
+            "review failed",
+            **_fields(review),
+            cause=error.cause,
+            error=str(error),
+            exc_info=error.__cause__,
+        )
+        return PlainTextResponse(f"{error}\n", status_code=500)
+
+
+def _defect(review: Review, error: Exception) -> UnanswerableError:
+    why = shorten(f"internal error ({type(error).__name__}: {error})")
+    failure = UnanswerableError(review, why, "internal")
+    failure.__cause__ = error
+    return failure
+
+
+def _as_answer(decision: Decision) -> Answer:
+    outcome = decision.outcome
+    audit = {"result": "injected" if outcome.injected else "skipped"}
+    if outcome.reasons:
+        audit["reasons"] = ",".join(outcome.reasons)
+    return Answer(patch=decision.patch, warnings=outcome.warnings, audit=audit)
+
+
+def _fields(review: Review) -> dict[str, Any]:
+    kind = review.kind.kind
+    name = kind.lower() if kind in ("Pod", "Service") else "object"
+    return {name: review.ref, "requestUid": review.uid, "dryRun": review.dry_run}
+
+
+def _result(decision: Decision, started: float) -> dict[str, Any]:
+    outcome = decision.outcome
+    return {
+        "owner": f"{decision.owner.kind}/{decision.owner.name}",
+        "injected": outcome.injected,
+        "reasons": [reason.value for reason in outcome.reasons],
+        "warnings": [shorten(warning) for warning in outcome.warnings],
+        "operations": len(decision.patch),
+        "durationSeconds": round(time.perf_counter() - started, 6),
+    }

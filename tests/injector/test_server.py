@@ -1,0 +1,294 @@
+"""The process: addresses, TLS 1.3, keep-alive, clients that dawdle, and a graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import queue
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from injector import server
+from injector.health import Health
+from injector.metrics import Metrics
+from injector.server import Address, AddressError, bind, bound, parse_address
+from injector.webhook import create_metrics_app
+
+DATA = Path(__file__).parents[1] / "data"
+REVIEW = (DATA / "admission-reviews" / "pod-shop-web.json").read_bytes()
+SECONDS = 20.0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:0", Address("127.0.0.1", 0)),
+        (":8443", Address("0.0.0.0", 8443)),
+        ("[::1]:65535", Address("::1", 65535)),
+        ("[::]:80", Address("::", 80)),
+        ("localhost:80", Address("localhost", 80)),
+    ],
+)
+def test_addresses_are_read(text: str, expected: Address) -> None:
+    assert parse_address(text) == expected
+    assert parse_address(str(expected)) == expected
+
+
+@pytest.mark.parametrize("text", ["", "8443", "host:", "host:x", "host:65536", "::1:80", "h:-1"])
+def test_what_is_no_address_is_said_to_be_none(text: str) -> None:
+    with pytest.raises(AddressError, match=r"HOST:PORT|brackets"):
+        parse_address(text)
+
+
+def test_an_address_in_use_is_named() -> None:
+    with bind(Address("127.0.0.1", 0)) as taken:
+        address = bound(taken)
+        with pytest.raises(AddressError, match=f"cannot listen on {address}: .*in use"):
+            bind(address)
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST / HT", b"POST / HTTP/1.1\r\nhost: x\r\n"])
+def test_a_client_that_begins_and_says_no_more_is_hung_up_on(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.1)
+    monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 0.1)
+
+    async def talk() -> bytes:
+        app = create_metrics_app(metrics=Metrics("test"), health=Health())
+        running = server._Server(app)
+        with bind(Address("127.0.0.1", 0)) as listener:
+            address = bound(listener)
+            async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
+                group.create_task(running.serve(sockets=[listener]))
+                await running.accepting.wait()
+                reader, writer = await asyncio.open_connection(address.host, address.port)
+                writer.write(sent)
+                answer = await reader.read()
+                writer.close()
+                await writer.wait_closed()
+                running.should_exit = True
+                return answer
+        raise AssertionError("not reached")
+
+    assert asyncio.run(talk()) == b""
+
+
+@dataclass
+class Running:
+    """A ``meshgraft webhook`` process, and its log lines as they come."""
+
+    process: subprocess.Popen[str]
+    folder: Path
+    lines: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
+    address: Address = field(init=False)
+    metrics_address: Address = field(init=False)
+
+    def pump(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.put(json.loads(line))
+
+    def wait_for(self, message: str) -> dict[str, Any]:
+        deadline = time.monotonic() + SECONDS
+        while True:
+            line = self.lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            if line["msg"] == message:
+                return line
+
+    def tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.folder / "ca.crt"))
+
+    def https(self) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection(
+            self.address.host, self.address.port, context=self.tls(), timeout=SECONDS
+        )
+
+    def get(self, path: str) -> tuple[int, str]:
+        plain = http.client.HTTPConnection(
+            self.metrics_address.host, self.metrics_address.port, timeout=SECONDS
+        )
+        try:
+            plain.request("GET", path)
+            response = plain.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            plain.close()
+
+
+def _start(folder: Path, *flags: str) -> Running:
+    command = [sys.executable, "-m", "meshgraft", "webhook", *flags]
+    command += ["--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", f"--cert-dir={folder}"]
+    command += [f"--offline-objects={DATA / 'namespaces.json'}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    running = Running(process, folder)
+    threading.Thread(target=running.pump, daemon=True).start()
+    return running
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Starts a process that is serving when it is handed over, and ends it afterwards."""
+    started: list[Running] = []
+
+    def serving(*flags: str) -> Running:
+        running = _start(tmp_path, *flags)
+        started.append(running)
+        line = running.wait_for("serving")
+        running.address = parse_address(line["address"])
+        running.metrics_address = parse_address(line["metricsAddress"])
+        return running
+
+    yield serving
+    for running in started:
+        running.process.kill()
+        running.process.wait(SECONDS)
+        assert running.process.stderr is not None
+        running.process.stderr.close()
+
+
+def test_a_review_is_answered_over_tls_with_keep_alive(start: Callable[..., Running]) -> None:
+    running = start("--profile=linkerd")
+    sockets = set()
+    with contextlib.closing(running.https()) as connection:
+        for path in ("/", "/mutate?timeout=10s", "/"):
+            connection.request("POST", path, REVIEW, {"content-type": "application/json"})
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+            assert response.status == 200
+            assert answer["response"]["patchType"] == "JSONPatch"
+            assert isinstance(connection.sock, ssl.SSLSocket)
+            sockets.add(connection.sock)
+            assert connection.sock.version() == "TLSv1.3"
+        assert len(sockets) == 1
+        connection.request("GET", "/readyz")
+        assert connection.getresponse().read() == b"ok\n"
+
+
+def test_tls_1_2_is_refused_and_http_1_1_negotiated(start: Callable[..., Running]) -> None:
+    running = start()
+    old = running.tls()
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    address = (running.address.host, running.address.port)
+    with (
+        socket.create_connection(address, timeout=SECONDS) as plain,
+        pytest.raises(ssl.SSLError, match=r"(?i)protocol version|EOF occurred"),
+    ):
+        old.wrap_socket(plain, server_hostname="localhost")
+    modern = running.tls()
+    modern.set_alpn_protocols(["h2", "http/1.1"])
+    with (
+        socket.create_connection(address, timeout=SECONDS) as plain,
+        modern.wrap_socket(plain, server_hostname="meshgraft-injector.meshgraft.svc") as secure,
+    ):
+        assert secure.selected_alpn_protocol() == "http/1.1"
+
+
+def test_health_and_metrics_are_on_the_plain_port(start: Callable[..., Running]) -> None:
+    running = start()
+    assert running.get("/ping") == (200, "pong\n")
+    assert running.get("/ready") == (200, "ok\n")
+    assert running.get("/livez") == (200, "ok\n")
+    status, text = running.get("/readyz?verbose")
+    assert status == 200
+    assert "[+]certificate ok" in text
+    status, text = running.get("/metrics")
+    expiry = [line for line in text.splitlines() if line.startswith("proxy_inject_certificate")]
+    assert status == 200
+    assert float(expiry[0].split()[1]) > time.time() + 80 * 24 * 3600
+    assert "process_open_fds" in text
+
+
+def _accepts(address: Address) -> bool:
+    try:
+        socket.create_connection((address.host, address.port), timeout=SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.02)
+
+
+def test_a_review_under_way_outlives_the_signal(start: Callable[..., Running]) -> None:
+    running = start("--shutdown-delay=60")
+    with contextlib.closing(running.https()) as connection:
+        connection.putrequest("POST", "/")
+        connection.putheader("content-length", str(len(REVIEW)))
+        connection.endheaders()
+        connection.send(REVIEW[:100])
+
+        running.process.send_signal(signal.SIGTERM)
+        assert running.wait_for("shutting down")["signal"] == "SIGTERM"
+        status, text = running.get("/readyz")
+        assert status == 500
+        assert "[-]shutdown failed: shutting down" in text
+        assert _accepts(running.address)  # until every node knows, reviews still come
+
+        running.process.send_signal(signal.SIGTERM)  # cuts the delay short
+        _until(lambda: not _accepts(running.address))
+        assert running.get("/livez")[0] == 200
+        connection.send(REVIEW[100:])
+        response = connection.getresponse()
+        assert response.status == 200
+        assert response.getheader("connection") == "close"
+        assert json.loads(response.read())["response"]["allowed"] is True
+    assert running.process.wait(SECONDS) == 0
+
+
+def test_idle_connections_do_not_hold_up_the_end(start: Callable[..., Running]) -> None:
+    running = start("--shutdown-delay=0")
+    with contextlib.closing(running.https()) as connection:
+        connection.request("POST", "/", REVIEW)
+        assert connection.getresponse().read()
+        begun = time.monotonic()
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(SECONDS) == 0
+        assert time.monotonic() - begun < server.FINISH_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ([], "give the cluster's Namespaces with --offline-objects"),
+        (["--offline-objects=/does/not/exist"], "/does/not/exist: cannot be read"),
+        (["--listen=nonsense"], "'nonsense' is not HOST:PORT"),
+        (["--values=/does/not/exist"], "/does/not/exist: cannot be read"),
+        (["--cert-dir=/dev/null/x"], "/dev/null/x: cannot be made"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) and value else None,
+)
+def test_what_cannot_start_says_why_in_one_line(flags: list[str], sentence: str) -> None:
+    offline = f"--offline-objects={DATA / 'namespaces.json'}"
+    if flags and not flags[0].startswith("--offline-objects"):
+        flags = [*flags, offline]
+    ended = subprocess.run(
+        [sys.executable, "-m", "meshgraft", "webhook", *flags],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env={**os.environ, "NO_COLOR": "1"},
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert sentence in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1

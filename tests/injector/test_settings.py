@@ -1,0 +1,94 @@
+"""Settings: values files, Linkerd's ConfigMap, the profile on top, and errors that lead there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from injector.settings import Settings, SettingsError, load_values
+from injector.values import Values
+
+VALUES = {"clusterDomain": "example.org", "proxy": {"ports": {"admin": 4999}}}
+CONFIG_MAP = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": "linkerd-config"},
+    "data": {"linkerd-crd-version": "x", "values": yaml.safe_dump(VALUES)},
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        yaml.safe_dump(VALUES),
+        json.dumps(VALUES),
+        yaml.safe_dump(CONFIG_MAP),
+        json.dumps(CONFIG_MAP),
+    ],
+    ids=["yaml", "json", "configmap yaml", "configmap json"],
+)
+def test_values_come_from_helm_files_and_from_linkerds_config_map(
+    tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "values"
+    path.write_text(text)
+    values = load_values(path)
+    assert (values.cluster_domain, values.proxy.ports.admin) == ("example.org", 4999)
+
+
+def test_an_empty_file_and_no_file_give_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text("# nothing yet\n")
+    assert load_values(path) == Settings().current == Values()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("proxy: {ports: {admin: high}}", "$.proxy.ports.admin"),
+        ("meshgraft: {profile: istio}", "$.meshgraft.profile"),
+        ("- a\n", "must be a mapping"),
+        ("a: 1\n---\nb: 2\n", "one document is expected, not 2"),
+        ("a: [\n", "neither YAML nor JSON"),
+        ("kind: ConfigMap\n", 'no text under data key "values"'),
+        ("kind: ConfigMap\ndata: {values: 'a: ['}\n", 'data key "values": neither YAML'),
+    ],
+)
+def test_an_error_names_the_file_and_the_key(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as problem:
+        load_values(path)
+    assert str(problem.value).startswith(str(path))
+    assert sentence in str(problem.value)
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_bytes(b"a: \xff")
+    with pytest.raises(SettingsError, match="not UTF-8"):
+        load_values(path)
+
+
+def test_the_profile_given_beats_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text("meshgraft: {profile: envoy, skipOutboundSubnets: 10.0.0.0/8}")
+    assert Settings(path).current.meshgraft.profile == "envoy"
+    overridden = Settings(path, "linkerd").current.meshgraft
+    assert (overridden.profile, overridden.skip_outbound_subnets) == ("linkerd", "10.0.0.0/8")
+
+
+def test_reloading_takes_what_is_good_and_keeps_what_was_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text("clusterDomain: one")
+    settings = Settings(path)
+    assert settings.reload() is False
+    path.write_text("clusterDomain: two")
+    assert settings.reload() is True
+    path.write_text("clusterDomain: [")
+    with pytest.raises(SettingsError):
+        settings.reload()
+    assert settings.current.cluster_domain == "two"

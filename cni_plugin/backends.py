@@ -1,0 +1,89 @@
+"""`Backend`: the one interface behind which nftables and legacy iptables look the same.
+
+Imports of a backend's libraries happen when it is chosen, so that a node that uses nftables
+never loads libxtables, and the other way round.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, runtime_checkable
+
+from cni_plugin.errors import UnavailableError
+from injector.annotations.redirect import Redirect
+
+Mode = Literal["auto", "nft", "legacy"]
+MODES: tuple[Mode, ...] = ("auto", "nft", "legacy")
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Sets, compares and removes a pod's traffic rules in the netns behind a file descriptor.
+
+    All methods may be called from any thread, for different namespaces at the same time. They
+    block, for a few milliseconds as a rule, and leave the descriptor open. All raise
+    `cni_plugin.errors.DataplaneError`.
+    """
+
+    @property
+    def name(self) -> str:
+        """``nft`` or ``legacy``; bounded, fit for a metric label."""
+
+    def apply(self, netns_fd: int, redirect: Redirect) -> bool:
+        """Make the rules those of ``redirect``. True if anything had to be changed."""
+
+    def remove(self, netns_fd: int) -> bool:
+        """Take away everything of ours. True if there was anything."""
+
+    def difference(self, netns_fd: int, redirect: Redirect) -> str | None:
+        """None where the rules are as they should be, else the first difference, as a sentence."""
+
+
+def mode_of(linkerd_mode: str) -> Mode:
+    """Our mode for a value of Linkerd's ``iptables-mode``, or for one of our own.
+
+    ``plain`` means "whatever ``iptables`` is on the node" there; what stands behind it is a
+    question to the kernel here, so it is ``auto``, as is the empty string.
+
+    Raises:
+        ValueError: not a mode that Linkerd or we know.
+    """
+    if linkerd_mode in ("", "plain", "auto"):
+        return "auto"
+    if linkerd_mode == "nft":
+        return "nft"
+    if linkerd_mode == "legacy":
+        return "legacy"
+    raise ValueError(
+        f'iptables mode {linkerd_mode!r} is not known: expected "legacy", "nft", "plain" or "auto"'
+    )
+
+
+def choose(mode: Mode) -> Backend:
+    """The backend for ``mode``; ``auto`` takes nftables where the kernel has it.
+
+    Raises:
+        UnavailableError: the kernel or the installation lacks what the chosen mode needs.
+    """
+    if mode == "legacy":
+        return _legacy()
+    from cni_plugin import nft
+
+    reason = nft.unavailable()
+    if reason is None:
+        return nft.NftBackend()
+    if mode == "nft":
+        raise UnavailableError(f"nftables cannot be used here: {reason}")
+    return _legacy(instead_of=reason)
+
+
+def _legacy(instead_of: str = "") -> Backend:
+    """The legacy backend; ``instead_of`` says why nftables was passed over."""
+    from cni_plugin import legacy
+
+    backend = legacy.LegacyBackend()
+    reason = backend.unavailable()
+    if reason is None:
+        return backend
+    backend.close()
+    also = f"; nor can nftables: {instead_of}" if instead_of else ""
+    raise UnavailableError(f"legacy iptables cannot be used here: {reason}{also}")

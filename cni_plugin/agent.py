@@ -1,0 +1,212 @@
+"""The agent: a server on a Unix socket that answers the calls of the static plugin program.
+
+A fixed number of threads each take a connection, read one request, answer it and close. There
+is no queue in here: what no thread is free for waits in the kernel's backlog, where the plugin
+program's own deadline bounds it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from cni_plugin.backends import Backend
+from cni_plugin.handler import NETNS_ERROR, Answer, handle, internal_error
+from cni_plugin.metrics import Metrics
+from cni_plugin.pods import PodSource
+from cni_plugin.protocol import ProtocolError, Request
+from cni_plugin.wire import Wire
+
+DEFAULT_SOCKET = Path("/run/linkerd-cni/agent.sock")
+_BACKLOG = 256
+_PEER = struct.Struct("iII")
+
+_log = structlog.get_logger("cni_plugin.agent")
+
+
+class AgentError(Exception):
+    """The agent cannot begin to serve; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """How the agent serves. ``deadline_seconds`` bounds reading a request and sending its answer;
+    it is below the plugin program's own 10 s."""
+
+    socket_path: Path = DEFAULT_SOCKET
+    threads: int = 8
+    deadline_seconds: float = 8.0
+
+
+class Agent:
+    """Serves until it is stopped; `start` and `stop` are for one thread, once each."""
+
+    def __init__(
+        self, settings: AgentSettings, backend: Backend, pods: PodSource, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._backend = backend
+        self._pods = pods
+        self._metrics = metrics
+        self._listener: socket.socket | None = None
+        self._inode = 0
+        self._threads: list[threading.Thread] = []
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Listen, with mode 0600, and begin to answer; a socket that is there is replaced.
+
+        Raises:
+            AgentError: the socket cannot be made there.
+        """
+        path = self._settings.socket_path
+        self._listener = _listen(path)
+        self._inode = path.stat().st_ino
+        for number in range(self._settings.threads):
+            thread = threading.Thread(
+                target=self._serve, name=f"cni-{number}", args=(self._listener,)
+            )
+            thread.start()
+            self._threads.append(thread)
+
+    def is_ready(self) -> bool:
+        """Whether calls are answered: every thread is at work."""
+        return (
+            bool(self._threads)
+            and not self._stopping.is_set()
+            and all(thread.is_alive() for thread in self._threads)
+        )
+
+    def stop(self) -> None:
+        """Take no more calls, finish those that were begun, and remove the socket."""
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        self._stopping.set()
+        listener.shutdown(socket.SHUT_RDWR)  # wakes every thread that waits in accept
+        for thread in self._threads:
+            thread.join()
+        listener.close()
+        path = self._settings.socket_path
+        if path.exists() and path.stat().st_ino == self._inode:  # not a later agent's
+            path.unlink()
+
+    def _serve(self, listener: socket.socket) -> None:
+        while not self._stopping.is_set():
+            try:
+                connection, _ = listener.accept()
+            except OSError as error:
+                if not self._stopping.is_set():
+                    _log.error("accepting a call failed", error=str(error))
+                    self._stopping.wait(0.1)  # out of descriptors: let others finish
+                continue
+            with connection:
+                try:
+                    self._serve_one(connection)
+                except Exception:  # noqa: BLE001 - one call must not take a thread from the others
+                    self._metrics.refused()
+                    _log.exception("call not answered")
+
+    def _serve_one(self, connection: socket.socket) -> None:
+        """Answer one connection; what is wrong with it is logged and ends it alone."""
+        started = time.perf_counter()
+        try:
+            _check_peer(connection)
+            wire = Wire(connection, self._settings.deadline_seconds)
+            request, netns_fd = wire.receive()
+            try:
+                answer = self._answer(request, netns_fd)
+            finally:
+                if netns_fd is not None:
+                    os.close(netns_fd)
+            wire.send(answer.response.encode())
+        except (ProtocolError, OSError) as error:
+            self._metrics.refused()
+            _log.warning("call not answered", error=str(error) or type(error).__name__)
+            return
+        self._report(answer, time.perf_counter() - started)
+
+    def _answer(self, request: Request, netns_fd: int | None) -> Answer:
+        try:
+            if netns_fd is not None and _is_own_netns(netns_fd):
+                env = {**request.env, NETNS_ERROR: "it is the agent's own network namespace"}
+                return handle(replace(request, env=env), None, self._backend, self._pods)
+            return handle(request, netns_fd, self._backend, self._pods)
+        except Exception:  # noqa: BLE001 - a bug met by one pod must not stop the others
+            answer = internal_error(request)
+            _log.exception("unexpected error", command=answer.command, pod=answer.pod)
+            return answer
+
+    def _report(self, answer: Answer, seconds: float) -> None:
+        self._metrics.answered(answer, self._backend.name, seconds)
+        failed = answer.result == "failed"
+        log = _log.warning if failed or answer.warnings else _log.info
+        fields: dict[str, object] = {
+            "command": answer.command,
+            "pod": answer.pod,
+            "decision": answer.result,
+            "reason": answer.reason,
+            "ms": round(seconds * 1000, 2),
+        }
+        if answer.rules_seconds is not None:
+            fields |= {
+                "backend": self._backend.name,
+                "rulesMs": round(answer.rules_seconds * 1000, 2),
+            }
+        if answer.warnings:
+            fields["warnings"] = list(answer.warnings)
+        if failed:
+            fields["error"] = answer.error
+        log("call answered", **fields)
+
+
+def _check_peer(connection: socket.socket) -> None:
+    """Only root and the agent's own user may ask: a call changes a pod's traffic rules."""
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    pid, uid, _ = _PEER.unpack(data)
+    if uid not in (0, os.geteuid()):
+        raise ProtocolError(f"process {pid} of uid {uid} may not call the agent")
+
+
+def _is_own_netns(fd: int) -> bool:
+    """Rules set here would redirect the agent's traffic (on hostNetwork: the node's), no pod's."""
+    theirs, ours = os.fstat(fd), Path("/proc/self/ns/net").stat()
+    return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def _listen(path: Path) -> socket.socket:
+    """A listening socket at ``path``, for its owner only.
+
+    It takes the place of an earlier agent's by rename: on an upgrade there is no moment without
+    a socket, and the earlier agent finishes what it began.
+    """
+    if path.exists() and not path.is_socket():
+        raise AgentError(f"cannot listen on {path}: there is something else than a socket")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _bind(listener, path)
+    except OSError as error:
+        listener.close()
+        raise AgentError(f"cannot listen on {path}: {error.strerror or error}") from error
+    return listener
+
+
+def _bind(listener: socket.socket, path: Path) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    listener.bind(str(temporary))
+    try:
+        temporary.chmod(0o600)  # before listen: nobody has connected yet
+        listener.listen(_BACKLOG)
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink()
+        raise

@@ -1,0 +1,140 @@
+"""Where the agent looks up a pod that did not bring its redirection along, and what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import yaml
+
+MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+
+
+class PodsFileError(ValueError):
+    """A file of objects cannot be used; the text names the file and what is wrong with it."""
+
+
+class _Container(msgspec.Struct, frozen=True):
+    name: str = ""
+
+
+class _Spec(msgspec.Struct, frozen=True, rename="camel"):
+    containers: list[_Container] | None = None
+    init_containers: list[_Container] | None = None
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    annotations: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """The part of a Pod (core/v1) that decides about its traffic; decodes from the API's JSON."""
+
+    metadata: _Metadata
+    spec: _Spec = _Spec()
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """``metadata.annotations``, empty where there are none."""
+        return self.metadata.annotations or {}
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """``metadata.labels``, empty where there are none."""
+        return self.metadata.labels or {}
+
+    @property
+    def container_names(self) -> frozenset[str]:
+        """Names of the containers, without the init containers."""
+        return frozenset(container.name for container in self.spec.containers or ())
+
+    @property
+    def init_container_names(self) -> frozenset[str]:
+        """Names of the init containers, native sidecars among them."""
+        return frozenset(container.name for container in self.spec.init_containers or ())
+
+    def has_uid(self, uid: str) -> bool:
+        """Whether this is the pod that the runtime means, and not an earlier one of its name.
+
+        A static pod's runtime uid is not the one of its mirror in the API: that carries it as
+        an annotation.
+        """
+        return uid in ("", self.metadata.uid, self.annotations.get(MIRROR_ANNOTATION)) or (
+            not self.metadata.uid
+        )
+
+
+class PodSourceError(Exception):
+    """A pod could not be looked up, for now; the text says why, and what to look at."""
+
+
+class PodSource(Protocol):
+    """Knows pods. Called from many threads; an implementation bounds its own time."""
+
+    @property
+    def name(self) -> str:
+        """What is looked through, for messages: "the file pods.yaml"."""
+
+    def get(self, namespace: str, name: str, uid: str) -> Pod | None:
+        """The pod, or None where it is not known; an empty ``uid`` matches any.
+
+        Raises:
+            PodSourceError: it cannot be found out now.
+        """
+
+
+class KnownPods:
+    """A `PodSource` of pods that are known from the start; without any, it knows none."""
+
+    def __init__(self, pods: Iterable[Pod] = (), name: str = "the pods given at the start") -> None:
+        self._name = name
+        self._pods = {(pod.metadata.namespace or "default", pod.metadata.name): pod for pod in pods}
+
+    @property
+    def name(self) -> str:
+        """What is looked through, for messages."""
+        return self._name
+
+    def get(self, namespace: str, name: str, uid: str) -> Pod | None:
+        """The pod of that name, where it is the one with this uid too."""
+        pod = self._pods.get((namespace, name))
+        return pod if pod is not None and pod.has_uid(uid) else None
+
+
+def _objects(tree: Any) -> Iterator[Any]:
+    """The single objects of a List, of lists in it, or of an object by itself."""
+    if isinstance(tree, dict) and isinstance(tree.get("items"), list):
+        for item in tree["items"]:
+            yield from _objects(item)
+    elif tree is not None:
+        yield tree
+
+
+def _is_pod(thing: Any) -> bool:
+    if not isinstance(thing, dict):
+        raise PodsFileError(f"expected Kubernetes objects, found {type(thing).__name__}")
+    return thing.get("kind") in (None, "Pod") and thing.get("apiVersion") in (None, "v1")
+
+
+def pods_from_file(path: Path) -> KnownPods:
+    """The Pods among the objects of a kubectl List (YAML or JSON, several documents too).
+
+    Raises:
+        PodsFileError: not readable, not YAML, or an object that is no object or no valid Pod.
+    """
+    try:
+        with path.open("rb") as file:
+            documents = list(yaml.load_all(file, Loader=yaml.CSafeLoader))
+        things = [thing for document in documents for thing in _objects(document)]
+        pods = [msgspec.convert(thing, Pod) for thing in things if _is_pod(thing)]
+    except OSError as error:
+        raise PodsFileError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, msgspec.ValidationError, PodsFileError, RecursionError) as error:
+        raise PodsFileError(f"{path}: {error}") from error
+    return KnownPods(pods, name=f"the file {path}")

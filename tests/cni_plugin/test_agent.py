@@ -1,0 +1,371 @@
+"""The agent on a real socket; with root also the real program, netns and rules."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from cni_plugin.agent import Agent, AgentError, AgentSettings
+from cni_plugin.metrics import Metrics
+from cni_plugin.pods import KnownPods
+from cni_plugin.protocol import Request, Response
+from injector.annotations.redirect import ANNOTATION
+from tests.cni_plugin.shim_support import (
+    REDIRECT,
+    FakeBackend,
+    call_agent,
+    environment,
+    netconf,
+    recorded,
+    run_program,
+    wait_until,
+)
+
+MESHED = netconf({ANNOTATION: REDIRECT.to_annotation()})
+RESULT = recorded("add")[1]["prevResult"]
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def agent(tmp_path: Path, backend: FakeBackend, metrics: Metrics) -> Iterator[Agent]:
+    settings = AgentSettings(tmp_path / "run/agent.sock", threads=2, deadline_seconds=0.5)
+    agent = Agent(settings, backend, KnownPods(), metrics)
+    agent.start()
+    yield agent
+    agent.stop()
+
+
+@pytest.fixture
+def path(tmp_path: Path, agent: Agent) -> Path:
+    return tmp_path / "run/agent.sock"
+
+
+def add(path: Path) -> Response:
+    """A meshed pod's ADD; its netns is a file that the stand-in backend does not look at."""
+    fd = os.open("/dev/null", os.O_RDONLY)
+    try:
+        return call_agent(path, Request(environment(), MESHED), (fd,))
+    finally:
+        os.close(fd)
+
+
+def received(caller: socket.socket) -> bytes:
+    """What the agent answers; its close is a reset where it did not read everything."""
+    caller.settimeout(5)
+    try:
+        return caller.recv(1)
+    except ConnectionResetError:
+        return b""
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+class TestSocket:
+    def test_it_is_for_its_owner_only(self, path: Path) -> None:
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.parent.stat().st_mode & 0o777 == 0o755
+
+    def test_it_is_gone_after_the_end(self, path: Path, agent: Agent) -> None:
+        agent.stop()
+        assert list(path.parent.iterdir()) == []
+
+    def test_a_stale_one_is_replaced(self, tmp_path: Path, backend: FakeBackend) -> None:
+        stale = tmp_path / "agent.sock"
+        with socket.socket(socket.AF_UNIX) as old:
+            old.bind(str(stale))
+        agent = Agent(AgentSettings(stale, threads=1), backend, KnownPods(), Metrics())
+        agent.start()
+        assert add(stale).exit_code == 0
+        agent.stop()
+
+    def test_a_later_agent_takes_over_and_keeps_its_socket(
+        self, path: Path, agent: Agent, backend: FakeBackend
+    ) -> None:
+        later_backend = FakeBackend()
+        later = Agent(AgentSettings(path, threads=1), later_backend, KnownPods(), Metrics())
+        later.start()
+        agent.stop()
+        assert add(path).exit_code == 0
+        assert (len(backend.applied), len(later_backend.applied)) == (0, 1)
+        later.stop()
+
+    def test_something_else_in_its_place_stays(self, tmp_path: Path, backend: FakeBackend) -> None:
+        other = tmp_path / "agent.sock"
+        other.write_text("precious")
+        agent = Agent(AgentSettings(other), backend, KnownPods(), Metrics())
+        with pytest.raises(AgentError, match=r"agent\.sock: there is something else"):
+            agent.start()
+        assert other.read_text() == "precious"
+
+    def test_a_path_that_cannot_be_made_is_named(self, backend: FakeBackend) -> None:
+        agent = Agent(AgentSettings(Path("/dev/null/x")), backend, KnownPods(), Metrics())
+        with pytest.raises(AgentError, match="/dev/null/x"):
+            agent.start()
+
+    @pytest.mark.root
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: calls as another user")
+    def test_another_user_is_not_answered(self, path: Path, metrics: Metrics) -> None:
+        path.chmod(0o777)
+        script = (
+            "import os, socket; s = socket.socket(socket.AF_UNIX); os.setuid(65534); "
+            "s.connect('agent.sock'); print(s.recv(1))"
+        )
+        with capture_logs() as logs:
+            done = subprocess.run(
+                [sys.executable, "-c", script],
+                cwd=path.parent,
+                capture_output=True,
+                text=True,
+                timeout=10,
+            )
+            wait_until(lambda: bool(logs))
+        assert done.stdout == "b''\n", done.stderr
+        assert "of uid 65534 may not call the agent" in logs[0]["error"]
+        assert sample(metrics, "linkerd_cni_connections_refused_total") == 1
+
+
+class TestAnswers:
+    def test_an_add_is_answered_logged_and_counted(
+        self, path: Path, backend: FakeBackend, metrics: Metrics
+    ) -> None:
+        with capture_logs() as logs:
+            response = add(path)
+            wait_until(lambda: bool(logs))
+        assert json.loads(response.stdout) == RESULT
+        assert backend.applied == [REDIRECT]
+        [entry] = logs
+        assert (entry["event"], entry["pod"]) == ("call answered", "shop/web-0")
+        assert (entry["decision"], entry["reason"]) == ("redirected", "redirect-annotation")
+        assert entry["ms"] >= entry["rulesMs"] >= 0
+        counted = {"command": "ADD", "result": "redirected"}
+        assert sample(metrics, "linkerd_cni_requests_total", **counted) == 1
+        assert sample(metrics, "linkerd_cni_request_duration_seconds_count", command="ADD") == 1
+        labels = {"backend": "fake", "command": "ADD"}
+        assert sample(metrics, "linkerd_cni_rules_duration_seconds_count", **labels) == 1
+
+    def test_a_bug_fails_one_pod_and_the_agent_lives_on(
+        self, path: Path, backend: FakeBackend, agent: Agent
+    ) -> None:
+        backend.failure = RuntimeError("bug")
+        with capture_logs() as logs:
+            errors = [json.loads(add(path).stdout) for _ in range(3)]
+            wait_until(lambda: len(logs) == 6)
+        assert {error["code"] for error in errors} == {999}
+        assert "shop/web-0" in errors[0]["msg"]
+        assert sum(entry.get("exc_info", False) for entry in logs) == 3
+        backend.failure = None
+        assert add(path).exit_code == 0
+        assert agent.is_ready()
+
+    def test_its_own_netns_is_refused(self, path: Path, backend: FakeBackend) -> None:
+        fd = os.open("/proc/self/ns/net", os.O_RDONLY)
+        try:
+            response = call_agent(path, Request(environment(), MESHED), (fd,))
+        finally:
+            os.close(fd)
+        assert "agent's own network namespace" in json.loads(response.stdout)["msg"]
+        assert backend.applied == []
+
+    def test_no_descriptor_is_leaked(self, path: Path) -> None:
+        add(path)
+        before = open_descriptors()
+        for _ in range(20):
+            add(path)
+        wait_until(lambda: open_descriptors() <= before)
+
+
+class TestBadCallers:
+    @pytest.mark.parametrize(
+        "data",
+        [b"GET / HTTP/1.1\r\n\r\n", b"MGRQ\0\0\0\1\xff\xff\xff\xff\0\0\0\0", b"MGRQ"],
+    )
+    def test_garbage_is_refused_and_the_next_call_is_answered(
+        self, path: Path, data: bytes, metrics: Metrics
+    ) -> None:
+        with capture_logs() as logs:
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.connect(str(path))
+                caller.sendall(data)
+                caller.shutdown(socket.SHUT_WR)
+                assert received(caller) == b""
+            wait_until(lambda: bool(logs))
+        assert logs[0]["event"] == "call not answered"
+        assert sample(metrics, "linkerd_cni_connections_refused_total") == 1
+        assert add(path).exit_code == 0
+
+    def test_silent_callers_hold_no_thread_beyond_the_deadline(self, path: Path) -> None:
+        callers = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+        for caller in callers:
+            caller.connect(str(path))
+        assert add(path).exit_code == 0
+        for caller in callers:
+            caller.close()
+
+    def test_several_descriptors_are_refused_and_closed(self, path: Path) -> None:
+        add(path)
+        before = open_descriptors()
+        fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(str(path))
+            socket.send_fds(caller, [Request(environment(), MESHED).encode()], fds)
+            assert received(caller) == b""
+        for fd in fds:
+            os.close(fd)
+        wait_until(lambda: open_descriptors() <= before)
+
+
+def test_stopping_finishes_what_was_begun(path: Path, agent: Agent, backend: FakeBackend) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert go_on.wait(10)
+
+    backend.before = slow
+    with ThreadPoolExecutor(2) as pool:
+        answer = pool.submit(add, path)
+        assert begun.wait(5)
+        stopped = pool.submit(agent.stop)
+        wait_until(lambda: not agent.is_ready())
+        go_on.set()
+        assert answer.result(5).exit_code == 0
+        stopped.result(5)
+
+
+@contextmanager
+def agent_process(path: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """``meshgraft cni-agent`` as a process, once it serves."""
+    command = [sys.executable, "-m", "meshgraft", "cni-agent", "--socket", str(path), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_until(lambda: path.exists() or process.poll() is not None, 20)
+            yield process
+        finally:
+            process.kill()
+
+
+def netns_names(count: int) -> list[str]:
+    return [f"mg-agent-{os.getpid()}-{number}" for number in range(count)]
+
+
+@pytest.fixture
+def namespaces() -> Iterator[list[str]]:
+    """24 network namespaces, under /run/netns."""
+    names = netns_names(24)
+    try:
+        for name in names:
+            subprocess.run(["ip", "netns", "add", name], check=True, timeout=10)
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False, timeout=10)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
+class TestWholeChain:
+    """The real program, the real agent, real namespaces, the kernel's rules."""
+
+    @pytest.mark.parametrize("mode", ["nft", "legacy"])
+    def test_pods_in_parallel_are_redirected_and_checked(
+        self, tmp_path: Path, namespaces: list[str], mode: str
+    ) -> None:
+        socket_path = tmp_path / "agent.sock"
+        environments = {
+            command: [
+                environment(command, f"shop/{name}", CNI_NETNS=f"/run/netns/{name}")
+                for name in namespaces
+            ]
+            for command in ("ADD", "CHECK", "STATUS")
+        }
+
+        def call(env: dict[str, str]) -> tuple[int, bytes, str]:
+            conf = netconf({ANNOTATION: REDIRECT.to_annotation()}, cniVersion="1.1.0")
+            done = run_program(env, conf, socket_path)
+            return done.exit_code, done.stdout, done.stderr
+
+        with (
+            agent_process(socket_path, "--iptables-mode", mode) as process,
+            ThreadPoolExecutor(24) as pool,
+        ):
+            before = call(environments["CHECK"][0])
+            added = list(pool.map(call, environments["ADD"]))
+            checked = list(pool.map(call, environments["CHECK"]))
+            status = call(environments["STATUS"][0])
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=10)
+            after = call(environments["ADD"][0])
+        assert json.loads(before[1])["code"] == 100
+        for name, (exit_code, stdout, stderr) in zip(namespaces, added, strict=True):
+            assert exit_code == 0, stderr
+            assert json.loads(stdout) == {**RESULT}
+            assert f'linkerd-cni: msg="redirected" pod=shop/{name} backend={mode}' in stderr
+        assert checked == [(0, b"", "")] * len(namespaces)
+        assert status == (0, b"", "")
+        assert process.returncode == 0
+        assert not socket_path.exists()
+        assert json.loads(after[1])["code"] == 11
+
+    def test_it_serves_within_seconds_and_logs_each_call_as_json(
+        self, tmp_path: Path, namespaces: list[str]
+    ) -> None:
+        objects = tmp_path / "objects.json"
+        metadata = {"name": "web-0", "namespace": "shop"}
+        containers = [{"name": "app"}, {"name": "linkerd-proxy"}]
+        pod = {"kind": "Pod", "metadata": metadata, "spec": {"containers": containers}}
+        objects.write_text(json.dumps({"kind": "List", "items": [pod]}))
+        socket_path = tmp_path / "agent.sock"
+        started = time.monotonic()
+        with agent_process(socket_path, "--offline-objects", str(objects)) as process:
+            seconds = time.monotonic() - started
+            env = environment(CNI_NETNS=f"/run/netns/{namespaces[0]}")
+            known = run_program(env, netconf(), socket_path)
+            unknown = run_program({**env, "CNI_ARGS": "K8S_POD_NAMESPACE=a;K8S_POD_NAME=b"},
+                                  netconf(), socket_path)  # fmt: skip
+            process.send_signal(signal.SIGINT)
+            log = process.communicate(timeout=10)[1]
+        assert seconds < 10
+        assert known.exit_code == 0, known.stderr
+        assert unknown.error["code"] == 11
+        entries = [json.loads(line) for line in log.splitlines()]
+        answered = [entry for entry in entries if entry["msg"] == "call answered"]
+        assert [(entry["pod"], entry["decision"]) for entry in answered] == [
+            ("shop/web-0", "redirected"),
+            ("a/b", "failed"),
+        ]
+
+
+def test_a_bad_option_is_a_sentence(tmp_path: Path) -> None:
+    with agent_process(tmp_path / "agent.sock", "--offline-objects", "/nonexistent") as process:
+        stderr = process.communicate(timeout=20)[1]
+    assert process.returncode == 1
+    assert "/nonexistent: No such file or directory" in stderr
+    assert "Traceback" not in stderr

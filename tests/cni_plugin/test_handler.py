@@ -1,0 +1,223 @@
+"""Answers to calls of the plugin, with a stand-in for the dataplane."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from cni_plugin.errors import DataplaneError
+from cni_plugin.handler import NETNS_ERROR, Answer, handle, internal_error, log_line
+from cni_plugin.pods import KnownPods, Pod, PodSource, PodSourceError
+from cni_plugin.protocol import Request
+from injector.annotations.redirect import ANNOTATION
+from tests.cni_plugin.shim_support import REDIRECT, FakeBackend, environment, netconf, recorded
+
+MESHED = {ANNOTATION: REDIRECT.to_annotation()}
+LINKERD_POD = msgspec.convert(
+    {
+        "metadata": {
+            "name": "web-0",
+            "namespace": "shop",
+            "annotations": {"config.linkerd.io/skip-inbound-ports": "80,x"},
+        },
+        "spec": {"containers": [{"name": "linkerd-proxy"}]},
+    },
+    Pod,
+)
+
+
+class Trouble:
+    """A pod source that cannot be asked."""
+
+    name = "the API server"
+
+    def get(self, namespace: str, name: str, uid: str) -> Pod | None:
+        """Fails."""
+        raise PodSourceError(f"GET {namespace}/{name} ({uid}): connection refused")
+
+
+@pytest.fixture
+def netns_fd() -> Iterator[int]:
+    fd = os.open("/dev/null", os.O_RDONLY)
+    yield fd
+    os.fstat(fd)  # the handler leaves it open
+    os.close(fd)
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+def call(
+    backend: FakeBackend,
+    netns_fd: int | None,
+    command: str = "ADD",
+    annotations: Mapping[str, str] | None = MESHED,
+    pods: PodSource | None = None,
+    env: Mapping[str, str] | None = None,
+    **conf: Any,
+) -> Answer:
+    ticks = iter([1.0, 1.00091])
+    return handle(
+        Request({**environment(command), **(env or {})}, netconf(annotations, **conf)),
+        netns_fd,
+        backend,
+        pods or KnownPods(name="a list"),
+        clock=lambda: next(ticks),
+    )
+
+
+def error_of(answer: Answer) -> dict[str, Any]:
+    assert answer.result == "failed"
+    assert answer.response.exit_code == 1
+    error: dict[str, Any] = json.loads(answer.response.stdout)
+    assert answer.reason == f"code-{error['code']}"
+    assert answer.error == error["msg"]
+    assert "linkerd-cni:" in answer.response.stderr.decode()
+    return error
+
+
+class TestAdd:
+    def test_a_meshed_pod_is_redirected(self, backend: FakeBackend, netns_fd: int) -> None:
+        answer = call(backend, netns_fd)
+        assert backend.applied == [REDIRECT]
+        assert answer.response.exit_code == 0
+        assert json.loads(answer.response.stdout) == recorded("add")[1]["prevResult"]
+        assert answer.response.stderr == (
+            b'linkerd-cni: msg="redirected" pod=shop/web-0 backend=fake rulesMs=0.91 '
+            b"changed=true reason=redirect-annotation\n"
+        )
+        assert (answer.command, answer.result, answer.pod) == ("ADD", "redirected", "shop/web-0")
+        assert answer.rules_seconds == pytest.approx(0.00091)
+
+    def test_an_unmeshed_pod_passes_and_needs_no_netns(self, backend: FakeBackend) -> None:
+        answer = call(backend, None, annotations={})
+        assert backend.applied == []
+        assert json.loads(answer.response.stdout) == recorded("add")[1]["prevResult"]
+        assert answer.response.stderr == (
+            b'linkerd-cni: msg="passed through" pod=shop/web-0 reason=no-mark\n'
+        )
+        assert (answer.result, answer.rules_seconds) == ("passed-through", None)
+
+    def test_nothing_is_said_below_the_log_level(self, backend: FakeBackend, netns_fd: int) -> None:
+        assert call(backend, netns_fd, log_level="warn").response.stderr == b""
+
+    def test_debug_shows_the_rules(self, backend: FakeBackend, netns_fd: int) -> None:
+        stderr = call(backend, netns_fd, log_level="debug").response.stderr.decode()
+        assert "inboundPort" in stderr
+
+    def test_a_pod_of_linkerds_injector_is_looked_up(
+        self, backend: FakeBackend, netns_fd: int
+    ) -> None:
+        source = KnownPods([LINKERD_POD])
+        answer = call(backend, netns_fd, annotations=None, pods=source, log_level="warn")
+        assert answer.reason == "proxy-container"
+        assert [str(ports) for ports in backend.applied[0].skip_inbound_ports] == ["80"]
+        assert "skip-inbound-ports" in answer.warnings[0]
+        assert "skip-inbound-ports" in answer.response.stderr.decode()
+
+    def test_an_unknown_pod_is_to_be_tried_again(self, backend: FakeBackend, netns_fd: int) -> None:
+        error = error_of(call(backend, netns_fd, annotations=None))
+        assert error["code"] == 11
+        assert "shop/web-0" in error["msg"]
+        assert "a list" in error["msg"]
+
+    def test_a_source_in_trouble_is_to_be_tried_again(
+        self, backend: FakeBackend, netns_fd: int
+    ) -> None:
+        error = error_of(call(backend, netns_fd, annotations=None, pods=Trouble()))
+        assert error["code"] == 11
+        assert "connection refused" in error["msg"]
+
+    def test_an_unusable_annotation_names_the_pod(
+        self, backend: FakeBackend, netns_fd: int
+    ) -> None:
+        error = error_of(call(backend, netns_fd, annotations={ANNOTATION: "{"}))
+        assert error["code"] == 7
+        assert "shop/web-0" in error["msg"]
+
+    def test_rules_that_cannot_be_set_fail_the_pod(
+        self, backend: FakeBackend, netns_fd: int
+    ) -> None:
+        backend.failure = DataplaneError("the kernel said no")
+        answer = call(backend, netns_fd)
+        assert error_of(answer)["code"] == 101
+        assert "pod shop/web-0: the kernel said no" in answer.error
+        assert answer.rules_seconds is not None
+
+    def test_a_meshed_pod_without_netns_fails(self, backend: FakeBackend) -> None:
+        env = {NETNS_ERROR: "No such file or directory", "CNI_NETNS": "/run/netns/x"}
+        error = error_of(call(backend, None, env=env))
+        assert error["code"] == 4
+        assert "'/run/netns/x' cannot be used: No such file" in error["msg"]
+
+    def test_simulation_touches_nothing(self, backend: FakeBackend, netns_fd: int) -> None:
+        answer = call(backend, netns_fd, linkerd={"simulate": True})
+        assert (answer.result, backend.applied) == ("simulated", [])
+
+
+class TestCheck:
+    def test_rules_as_they_should_be_are_silent(self, backend: FakeBackend, netns_fd: int) -> None:
+        answer = call(backend, netns_fd, "CHECK")
+        assert backend.applied == [REDIRECT]
+        assert (answer.response.exit_code, answer.response.stdout) == (0, b"")
+
+    def test_a_difference_is_an_error_that_names_it(
+        self, backend: FakeBackend, netns_fd: int
+    ) -> None:
+        backend.found = "the table is missing"
+        error = error_of(call(backend, netns_fd, "CHECK"))
+        assert error["code"] == 100
+        assert "the table is missing" in error["msg"]
+
+    def test_an_unmeshed_pod_has_nothing_to_check(self, backend: FakeBackend) -> None:
+        assert call(backend, None, "CHECK", annotations={}).result == "ok"
+
+    def test_an_old_config_does_not_allow_it(self, backend: FakeBackend, netns_fd: int) -> None:
+        error = error_of(call(backend, netns_fd, "CHECK", cniVersion="0.3.1"))
+        assert (error["code"], error["msg"]) == (1, "config version does not allow CHECK")
+
+
+class TestOtherCalls:
+    def test_status_is_fine_when_it_can_be_answered(self, backend: FakeBackend) -> None:
+        answer = call(backend, None, "STATUS", cniVersion="1.1.0")
+        assert (answer.response.exit_code, answer.response.stdout) == (0, b"")
+
+    def test_status_needs_a_config_that_knows_it(self, backend: FakeBackend) -> None:
+        assert error_of(call(backend, None, "STATUS", cniVersion="1.0.0"))["code"] == 1
+
+    def test_an_unknown_command_is_an_error(self, backend: FakeBackend) -> None:
+        assert error_of(call(backend, None, "UPDATE"))["code"] == 4
+
+    def test_stdin_that_is_not_json_is_an_error(self, backend: FakeBackend) -> None:
+        answer = handle(Request(environment(), b"{"), None, backend, KnownPods())
+        assert error_of(answer)["code"] == 6
+
+    def test_a_bug_is_answered_with_code_999(self) -> None:
+        answer = internal_error(Request(environment(), netconf()))
+        error = error_of(answer)
+        assert (error["code"], error["cniVersion"]) == (999, "1.0.0")
+        assert (answer.command, answer.pod) == ("ADD", "shop/web-0")
+        assert "shop/web-0" in error["msg"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("shop/web-0", "shop/web-0"),
+        ("two words", '"two words"'),
+        ('say "x"', '"say \\"x\\""'),
+        ("a\nb", '"a?b"'),
+        ("", '""'),
+        (1.005, "1.00"),
+        (7, "7"),
+    ],
+)
+def test_a_log_line_stays_one_line_of_words(value: object, shown: str) -> None:
+    assert log_line("done", key=value) == f'linkerd-cni: msg="done" key={shown}\n'

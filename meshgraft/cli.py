@@ -1,0 +1,38 @@
+"""The command line: names the commands, and turns a known error into a sentence and a code."""
+
+from __future__ import annotations
+
+import sys
+
+from cyclopts import App
+
+from meshgraft._errors import CommandError
+
+app = App(
+    name="meshgraft",
+    help="Graft a proxy onto Kubernetes pods: a sidecar injector and a CNI plugin.",
+    version_flags=["--version"],
+)
+
+# By name, so that a command loads only what it needs: a pod waits for proxy-init.
+_COMMANDS = {
+    "webhook": "Run the admission webhook that injects the proxy.",
+    "cni-agent": "Run the node's agent, which sets pods' traffic rules for the CNI plugin.",
+    "proxy-init": "Set the traffic rules of the pod that this runs in, as an init container.",
+    "network-validator": "Check, as an init container, that the pod's traffic rules work.",
+    "demo": "Show both halves at work on this machine's own kernel, without a cluster.",
+    "version": "Print the version.",
+}
+for _name, _help in _COMMANDS.items():
+    _function = _name.replace("-", "_")
+    app.command(f"meshgraft.commands.{_function}:{_function}", name=_name, help=_help)
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    try:
+        code = app()
+    except CommandError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)

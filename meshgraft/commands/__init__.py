@@ -1,0 +1,1 @@
+"""The commands, one module each: thin functions that the command line calls by name."""

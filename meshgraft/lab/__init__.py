@@ -1,0 +1,5 @@
+"""A node without a cluster: pod-like namespaces, a CNI runtime, and what runs in a pod.
+
+The demo and the dataplane tests stand on it. It needs root and makes nothing outside
+namespaces, one bridge and one folder of its own; `Lab` takes all of it away again.
+"""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,13 +24,14 @@ def demo(
     with 1 if anything that it set out to show could not be seen.
     """
     try:
+        import httpx
+
         from meshgraft.demo.admission import running_webhook, show_admission
         from meshgraft.demo.report import Report
     except ImportError as error:
         raise CommandError(f"{error}; install meshgraft with the extra 'demo'") from error
-    from meshgraft.lab.chain import PluginError
+    from meshgraft.lab import LabError
     from meshgraft.lab.lab import missing_requirements
-    from meshgraft.lab.process import NotReady
 
     # A run that is told to stop cleans up as one that was interrupted at the terminal.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -50,7 +50,7 @@ def demo(
                 from meshgraft.demo.dataplane import show_dataplane
 
                 show_dataplane(report, patched, iptables_mode)
-    except (NotReady, PluginError, subprocess.SubprocessError, LookupError) as error:
+    except (LabError, httpx.HTTPError) as error:
         raise CommandError(f"the demo could not go on: {error}") from error
     except KeyboardInterrupt:
         report.say("interrupted; everything that was made has been taken away")

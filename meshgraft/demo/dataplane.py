@@ -6,18 +6,22 @@ import contextlib
 import re
 import statistics
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from cni_plugin.backends import Backend, choose
 from injector.annotations import REDIRECT_ANNOTATION, parse_redirect
 from meshgraft.demo.report import Report
-from meshgraft.lab.apps import APP_UID, get, serving_app
-from meshgraft.lab.envoy import Envoy, running_envoy
+from meshgraft.lab.apps import APP_UID, Answer, ClientError, get, serving_app
+from meshgraft.lab.envoy import Envoy, container_of, running_envoy
 from meshgraft.lab.lab import GATEWAY, Lab, LabPod, running_lab
+from meshgraft.lab.netns import Netns
 from meshgraft.lab.process import unprivileged
+
+T = TypeVar("T")
 
 WEB, SKIPPED_OUT, SKIPPED_IN = 8080, 4222, 4567
 _REQUESTS = 20
@@ -38,13 +42,13 @@ class Scene:
     client_envoy: Envoy
     server_envoy: Envoy
 
-    def touched(self, action: Callable[[], object]) -> Counter[str]:
-        """Do something, and count what each proxy saw of it, by Envoy's own counters."""
+    def touched(self, action: Callable[[], T]) -> tuple[T, Counter[str]]:
+        """Do something; its result, and what each proxy saw of it, by Envoy's own counters."""
         before = self._counters()
-        action()
+        result = action()
         after = self._counters()
         after.subtract(before)
-        return Counter({name: value for name, value in after.items() if value})
+        return result, Counter({name: value for name, value in after.items() if value})
 
     def _counters(self) -> Counter[str]:
         seen: Counter[str] = Counter()
@@ -85,7 +89,8 @@ def _scene(
         report.say(f"pod {pod.name} has {', '.join(pod.addresses)}")
         report.say(f"  {pod.cni_run.stderr.strip()}")
     _prove_rules(report, backend, annotations, (client, server), plain)
-    report.step("3. In the pods: the Envoy that the patch describes, and an application")
+    report.step("3. In the pods: what the patch describes, and an application")
+    _prove_validator(report, patched, (client, server))
     with contextlib.ExitStack() as stack:
         envoys = [
             stack.enter_context(running_envoy(patched, pod.netns, lab.log(f"envoy-{pod.name}")))
@@ -112,25 +117,63 @@ def _prove_rules(
     report.prove(
         "before anything runs in a meshed pod, its rules are those the injector asked for",
         differences == [None, None],
-        f"compared by the {backend.name} backend: {differences[0] or differences[1] or 'equal'}",
+        next(filter(None, differences), f"equal, by the {backend.name} backend"),
     )
+    had_rules = backend.remove(plain.netns.fd)
     report.prove(
         "the unmeshed pod has no rules",
-        not backend.remove(plain.netns.fd),
-        "there was nothing to remove",
+        not had_rules,
+        "there were some" if had_rules else "there was nothing to remove",
     )
+
+
+def _prove_validator(
+    report: Report, patched: Mapping[str, Any], meshed: tuple[LabPod, LabPod]
+) -> None:
+    """The init container of the patch that goes before the proxy, as the kubelet would run it.
+
+    Root here, because another user may not reach the virtual environment; but no capability.
+    """
+    container = container_of(patched, "meshgraft-network-validator")
+    argv = [sys.executable, "-m", *container["command"], *container["args"]]
+    said = []
+    for pod in meshed:
+        done = subprocess.run(
+            pod.netns.command(*unprivileged(0, *argv)),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        said.append(f"{pod.name}: exit {done.returncode}")
+        if done.returncode != 0:
+            said.append(done.stderr.strip())
+    report.prove(
+        "the network validator of the patch finds the rules at work",
+        said == [f"{pod.name}: exit 0" for pod in meshed],
+        ", ".join(said),
+    )
+
+
+def _ask(scene: Scene, pod: Netns, host: str, port: int) -> list[Answer]:
+    """Requests that ought to be answered; where they are not, the reason is shown."""
+    try:
+        return get(pod, host, port, _REQUESTS)
+    except ClientError as error:
+        scene.report.say(f"no answer {error}")
+        return []
+
+
+def _all_good(answers: list[Answer], server: str) -> bool:
+    return [(a.status, a.body.get("pod")) for a in answers] == [(200, server)] * _REQUESTS
 
 
 def _show_meshed(scene: Scene) -> None:
-    answers: list[tuple[int, dict[str, Any]]] = []
-    seen = scene.touched(
-        lambda: answers.extend(get(scene.client.netns, scene.server.ipv4, WEB, _REQUESTS))
-    )
-    good = [body for status, body in answers if status == 200 and body.get("pod") == "server"]
+    answers, seen = scene.touched(lambda: _ask(scene, scene.client.netns, scene.server.ipv4, WEB))
     scene.report.prove(
-        "requests arrive",
-        len(good) == _REQUESTS,
-        f"{len(good)} of {_REQUESTS} answered 200 by server",
+        "requests from client to server arrive",
+        _all_good(answers, "server"),
+        f"{len(answers)} of {_REQUESTS} answered",
     )
     scene.report.prove(
         "both proxies carried each of them",
@@ -140,15 +183,13 @@ def _show_meshed(scene: Scene) -> None:
 
 
 def _show_skipped(scene: Scene) -> None:
-    """A port that the namespace's annotation skips outbound, and one skipped inbound by default:
-    each bypasses the proxy on its side, and a port skipped on both sides bypasses both."""
-    answers: list[tuple[int, dict[str, Any]]] = []
-    seen = scene.touched(
-        lambda: answers.extend(get(scene.client.netns, scene.server.ipv4, SKIPPED_OUT, _REQUESTS))
+    """A port that the namespace's annotation skips outbound, one skipped inbound by default."""
+    answers, seen = scene.touched(
+        lambda: _ask(scene, scene.client.netns, scene.server.ipv4, SKIPPED_OUT)
     )
     scene.report.prove(
         f"port {SKIPPED_OUT}, which the namespace skips outbound, bypasses the client's proxy",
-        _all_good(answers)
+        _all_good(answers, "server")
         and seen
         == {
             "server's inbound connections": _REQUESTS,
@@ -156,44 +197,40 @@ def _show_skipped(scene: Scene) -> None:
         },
         f"{len(answers)} answers; {_words(seen)}",
     )
-    answers.clear()
-    seen = scene.touched(
-        lambda: answers.extend(get(scene.plain.netns, scene.server.ipv4, SKIPPED_IN, _REQUESTS))
+    answers, seen = scene.touched(
+        lambda: _ask(scene, scene.plain.netns, scene.server.ipv4, SKIPPED_IN)
     )
     scene.report.prove(
         f"port {SKIPPED_IN}, which is skipped inbound, bypasses the server's proxy",
-        _all_good(answers) and not seen,
+        _all_good(answers, "server") and not seen,
         f"{len(answers)} answers; {_words(seen)}",
     )
 
 
 def _show_unmeshed(scene: Scene) -> None:
-    answers: list[tuple[int, dict[str, Any]]] = []
-    seen = scene.touched(lambda: answers.extend(get(scene.plain.netns, GATEWAY, WEB, _REQUESTS)))
+    answers, seen = scene.touched(lambda: _ask(scene, scene.plain.netns, GATEWAY, WEB))
     scene.report.prove(
         "the unmeshed pod's traffic touches no proxy",
-        _all_good(answers) and not seen,
+        _all_good(answers, "node") and not seen,
         f"{len(answers)} answers from the node; {_words(seen)}",
     )
-    answers.clear()
-    seen = scene.touched(lambda: answers.extend(get(scene.client.netns, scene.plain.ipv4, WEB)))
+    answers, seen = scene.touched(lambda: _ask(scene, scene.client.netns, scene.plain.ipv4, WEB))
     scene.report.prove(
         "a meshed pod reaches an unmeshed one",
-        [status for status, _ in answers] == [200] and seen["client's outbound requests"] == 1,
+        _all_good(answers, "plain") and seen["client's outbound requests"] == _REQUESTS,
         _words(seen),
     )
 
 
 def _show_source(scene: Scene) -> None:
-    ((_, body),) = get(scene.client.netns, scene.server.ipv4, WEB)
-    rights = {int(value, 16) for value in body["capabilities"].values()}
+    answers = _ask(scene, scene.client.netns, scene.server.ipv4, WEB)
+    held = {name: int(v, 16) for a in answers for name, v in a.body["capabilities"].items()}
+    users = {a.body["uid"] for a in answers}
     scene.report.prove(
         "the application has no capability, nor a way to get one",
-        rights == {0} and body["uid"] == APP_UID,
-        f"uid {body['uid']}, "
-        + ", ".join(f"{name} {int(value, 16):x}" for name, value in body["capabilities"].items()),
+        users == {APP_UID} and set(held.values()) == {0},
+        f"uid {users}, " + ", ".join(f"{name} {value:x}" for name, value in held.items()),
     )
-    log = scene.lab.agent.log.read_text()
     tried = subprocess.run(
         scene.server.netns.command(*unprivileged(APP_UID, "nft", "flush", "ruleset")),
         capture_output=True,
@@ -202,15 +239,18 @@ def _show_source(scene: Scene) -> None:
     )
     redirect = parse_redirect(scene.annotations[REDIRECT_ANNOTATION])
     still = scene.backend.difference(scene.server.netns.fd, redirect)
+    said = " ".join(tried.stderr.split()) or f"exit {tried.returncode}"
     scene.report.prove(
         "from within the pod nobody can change the rules",
         tried.returncode != 0 and still is None,
-        f"nft flush ruleset, uid {APP_UID}: {' '.join(tried.stderr.split()) or 'done'}",
+        f"uid {APP_UID}, nft flush ruleset: {said}; the rules are {still or 'as before'}",
     )
+    log = scene.lab.agent.log.read_text()
+    logged = [pod.name for pod in (scene.client, scene.server) if f"lab/{pod.name}" in log]
     scene.report.prove(
         "the node's agent set them",
-        all(f"lab/{pod.name}" in log for pod in (scene.client, scene.server)),
-        f"the agent (pid {scene.lab.agent.pid}, outside the pods) logged both",
+        logged == ["client", "server"],
+        f"the agent (pid {scene.lab.agent.pid}, outside the pods) logged {', '.join(logged)}",
     )
 
 
@@ -230,10 +270,6 @@ def _measure(scene: Scene) -> None:
         scene.report.time(
             f"the rules alone, {scene.backend.name}", statistics.median(rules) / 1000, of
         )
-
-
-def _all_good(answers: list[tuple[int, dict[str, Any]]]) -> bool:
-    return [status for status, _ in answers] == [200] * _REQUESTS
 
 
 def _words(seen: Mapping[str, int]) -> str:

@@ -3,3 +3,7 @@
 The demo and the dataplane tests stand on it. It needs root and makes nothing outside
 namespaces, one bridge and one folder of its own; `Lab` takes all of it away again.
 """
+
+
+class LabError(RuntimeError):
+    """Something in the lab did not work; the text says what, with the last that it printed."""

@@ -10,10 +10,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from meshgraft.lab import LabError
 from meshgraft.lab.netns import Netns
 from meshgraft.lab.process import Process, unprivileged
 
@@ -53,26 +55,41 @@ def _listens(netns: Netns, port: int) -> bool:
     return True
 
 
-def get(netns: Netns, host: str, port: int, count: int = 1) -> list[tuple[int, dict[str, Any]]]:
-    """Requests from a client in ``netns``: the status and the described server of each.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client got: the status, and the body (what the server said of itself)."""
+
+    status: int
+    body: dict[str, Any]
+
+
+class ClientError(LabError):
+    """A client got no answer; the text has the last that it said."""
+
+
+def get(netns: Netns, host: str, port: int, count: int = 1) -> list[Answer]:
+    """Requests from a client in ``netns``, one after the other, each on its own connection.
 
     Raises:
-        subprocess.CalledProcessError: the client failed (refused, timed out, not HTTP).
+        ClientError: one of them failed (refused, timed out, not HTTP).
     """
     done = subprocess.run(
         netns.command(*_command("get", host, str(port), str(count))),
-        check=True,
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
     )
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:]
+        raise ClientError(f"from {netns.name} to {host} port {port}: {' '.join(last)}")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
-    return [(answer["status"], _body(answer)) for answer in answers]
+    return [Answer(answer["status"], _body(answer["body"])) for answer in answers]
 
 
-def _body(answer: dict[str, Any]) -> dict[str, Any]:
+def _body(text: str) -> dict[str, Any]:
     try:
-        body: dict[str, Any] = json.loads(answer["body"])
+        body: dict[str, Any] = json.loads(text)
     except ValueError:
-        return {"text": answer["body"]}
+        return {"text": text}
     return body

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from meshgraft.lab import LabError
 from meshgraft.lab.netns import Netns
 
 ANNOTATIONS_CAPABILITY = "io.kubernetes.cri.pod-annotations"
@@ -45,7 +46,7 @@ class PluginRun:
     seconds: float
 
 
-class PluginError(RuntimeError):
+class PluginError(LabError):
     """A plugin answered with an error. ``code`` and ``message`` are the CNI error's."""
 
     def __init__(self, command: str, run: PluginRun) -> None:

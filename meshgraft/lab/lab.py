@@ -64,7 +64,6 @@ class Lab:
         self._stack = stack
         self.folder = folder
         self.node = self._namespace("node")
-        # Without an address of its own a bridge forwards nothing; within the lab that is fine.
         self.socket = folder / "agent.sock"
         self.agent = Process(
             "cni-agent",
@@ -151,8 +150,17 @@ def missing_requirements() -> list[str]:
     return missing
 
 
+def has_ipv6() -> bool:
+    """Whether this kernel has IPv6, and new namespaces may use it."""
+    disabled = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+    return disabled.exists() and disabled.read_text().strip() == "0"
+
+
 def conflist(folder: Path) -> dict[str, Any]:
     """The network as an operator's net.d has it after our installer was there."""
+    ranges = [[{"subnet": "10.213.0.0/24", "gateway": GATEWAY}]]
+    if has_ipv6():
+        ranges.append([{"subnet": "fd00:213::/64", "gateway": GATEWAY6}])
     return {
         "cniVersion": "1.0.0",
         "name": "lab",
@@ -166,10 +174,7 @@ def conflist(folder: Path) -> dict[str, Any]:
                 "ipam": {
                     "type": "host-local",
                     "dataDir": str(folder / "ipam"),
-                    "ranges": [
-                        [{"subnet": "10.213.0.0/24", "gateway": GATEWAY}],
-                        [{"subnet": "fd00:213::/64", "gateway": GATEWAY6}],
-                    ],
+                    "ranges": ranges,
                 },
             },
             {

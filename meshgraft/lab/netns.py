@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cni_plugin.netns import entered
+from meshgraft.lab import LabError
 
 RUN_NETNS = Path("/run/netns")
 
@@ -21,22 +22,22 @@ class Netns:
         """Make it.
 
         Raises:
-            subprocess.CalledProcessError: iproute2 could not (not root, or the name is taken).
+            LabError: the system would not (not root, or the name is taken).
         """
         self.name = name
         self.path = RUN_NETNS / name
-        _ip("netns", "add", name)
+        _run("ip", "netns", "add", name)
         try:
-            _ip("-n", name, "link", "set", "lo", "up")
+            self.run("ip", "link", "set", "lo", "up")
             self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except BaseException:
-            _ip("netns", "del", name)
+            _run("ip", "netns", "del", name)
             raise
 
     def close(self) -> None:
         """Take the namespace away; its links and rules go with it."""
         os.close(self.fd)
-        _ip("netns", "del", self.name)
+        _run("ip", "netns", "del", self.name)
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -66,10 +67,16 @@ class Netns:
         return ["nsenter", f"--net={self.path}", "--", *argv]
 
     def run(self, *argv: str) -> str:
-        """Run a program inside and give back what it printed."""
-        done = subprocess.run(self.command(*argv), check=True, capture_output=True, text=True)
-        return done.stdout
+        """Run a program inside and give back what it printed.
+
+        Raises:
+            LabError: it failed.
+        """
+        return _run(*self.command(*argv))
 
 
-def _ip(*argv: str) -> None:
-    subprocess.run(["ip", *argv], check=True, capture_output=True, text=True)
+def _run(*argv: str) -> str:
+    done = subprocess.run(argv, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise LabError(f"{' '.join(argv)}: exit {done.returncode}: {done.stderr.strip()}")
+    return done.stdout

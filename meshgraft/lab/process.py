@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from meshgraft.lab import LabError
+
 T = TypeVar("T")
 
 
-class NotReady(RuntimeError):
+class NotReady(LabError):
     """Something did not come up in time, or ended instead; the text has the end of its log."""
 
 

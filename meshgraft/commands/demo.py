@@ -33,9 +33,7 @@ def demo(
     from meshgraft.lab import LabError
     from meshgraft.lab.lab import missing_requirements
 
-    # A run that is told to stop cleans up as one that was interrupted at the terminal.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    _stop_on_signals()
     report = Report()
     try:
         with tempfile.TemporaryDirectory(prefix="meshgraft-demo-") as folder:
@@ -56,3 +54,11 @@ def demo(
         report.say("interrupted; everything that was made has been taken away")
         return 130
     return report.finish()
+
+
+def _stop_on_signals() -> None:
+    """A run that is told to stop cleans up as one that was interrupted at the terminal does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup wants it to go on
+        signal.signal(signal.SIGHUP, signal.default_int_handler)

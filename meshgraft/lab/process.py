@@ -19,6 +19,9 @@ class NotReady(LabError):
     """Something did not come up in time, or ended instead; the text has the end of its log."""
 
 
+_DIES_WITH_PARENT = ("--pdeathsig", "TERM")
+
+
 def unprivileged(uid: int, *argv: str) -> list[str]:
     """``argv`` as another user with every capability set empty and no way to regain one."""
     return [
@@ -30,13 +33,17 @@ def unprivileged(uid: int, *argv: str) -> list[str]:
         "--inh-caps=-all",
         "--ambient-caps=-all",
         "--no-new-privs",
+        *_DIES_WITH_PARENT,  # again: a change of user takes it away
         "--",
         *argv,
     ]
 
 
 class Process:
-    """A running program: its output goes to ``log``; `stop` ends it and only it."""
+    """A running program: its output goes to ``log``; `stop` ends it and only it.
+
+    It does not outlive us, even if we are killed before we can stop it.
+    """
 
     def __init__(
         self,
@@ -52,7 +59,7 @@ class Process:
         self.log = log
         with log.open("wb") as output:
             self._popen = subprocess.Popen(
-                argv,
+                ["setpriv", *_DIES_WITH_PARENT, "--", *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

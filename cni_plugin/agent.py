@@ -7,11 +7,13 @@ program's own deadline bounds it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,8 +39,8 @@ class AgentError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """How the agent serves. ``deadline_seconds`` bounds reading a request and sending its answer;
-    it is below the plugin program's own 10 s."""
+    """How the agent serves. ``deadline_seconds`` bounds reading a request, and then sending its
+    answer; it is below the plugin program's own 10 s."""
 
     socket_path: Path = DEFAULT_SOCKET
     threads: int = 8
@@ -64,25 +66,41 @@ class Agent:
         """Listen, with mode 0600, and begin to answer; a socket that is there is replaced.
 
         Raises:
-            AgentError: the socket cannot be made there.
+            AgentError: the socket cannot be made there, or there may be no more threads.
         """
         path = self._settings.socket_path
         self._listener = _listen(path)
         self._inode = path.stat().st_ino
-        for number in range(self._settings.threads):
-            thread = threading.Thread(
-                target=self._serve, name=f"cni-{number}", args=(self._listener,)
-            )
-            thread.start()
-            self._threads.append(thread)
+        try:
+            for number in range(self._settings.threads):
+                self._start_thread(f"cni-{number}", self._listener)
+        except RuntimeError as error:
+            self.stop()  # threads that serve would keep a process alive that gave up
+            raise AgentError(
+                f"cannot start {self._settings.threads} threads: {error}; "
+                "raise the limit of processes (pids) of the agent's container"
+            ) from error
+
+    def _start_thread(self, name: str, listener: socket.socket) -> None:
+        thread = threading.Thread(target=self._serve, name=name, args=(listener,))
+        thread.start()
+        self._threads.append(thread)
 
     def is_ready(self) -> bool:
-        """Whether calls are answered: every thread is at work."""
+        """Whether calls are answered: every thread is at work, and the socket is where it was."""
         return (
             bool(self._threads)
             and not self._stopping.is_set()
             and all(thread.is_alive() for thread in self._threads)
+            and self._is_at_path()
         )
+
+    def _is_at_path(self) -> bool:
+        """Whether the socket there is ours: not a later agent's, and not removed by anybody."""
+        try:
+            return self._settings.socket_path.stat().st_ino == self._inode
+        except OSError:
+            return False
 
     def stop(self) -> None:
         """Take no more calls, finish those that were begun, and remove the socket."""
@@ -94,9 +112,8 @@ class Agent:
         for thread in self._threads:
             thread.join()
         listener.close()
-        path = self._settings.socket_path
-        if path.exists() and path.stat().st_ino == self._inode:  # not a later agent's
-            path.unlink()
+        if self._is_at_path():
+            self._settings.socket_path.unlink()
 
     def _serve(self, listener: socket.socket) -> None:
         while not self._stopping.is_set():
@@ -104,7 +121,7 @@ class Agent:
                 connection, _ = listener.accept()
             except OSError as error:
                 if not self._stopping.is_set():
-                    _log.error("accepting a call failed", error=str(error))
+                    _tell(_log.error, "accepting a call failed", error=str(error))
                     self._stopping.wait(0.1)  # out of descriptors: let others finish
                 continue
             with connection:
@@ -112,7 +129,7 @@ class Agent:
                     self._serve_one(connection)
                 except Exception:  # noqa: BLE001 - one call must not take a thread from the others
                     self._metrics.refused()
-                    _log.exception("call not answered")
+                    _tell(_log.exception, "call not answered")
 
     def _serve_one(self, connection: socket.socket) -> None:
         """Answer one connection; what is wrong with it is logged and ends it alone."""
@@ -121,16 +138,19 @@ class Agent:
             _check_peer(connection)
             wire = Wire(connection, self._settings.deadline_seconds)
             request, netns_fd = wire.receive()
-            try:
-                answer = self._answer(request, netns_fd)
-            finally:
-                if netns_fd is not None:
-                    os.close(netns_fd)
-            wire.send(answer.response.encode())
         except (ProtocolError, OSError) as error:
             self._metrics.refused()
-            _log.warning("call not answered", error=str(error) or type(error).__name__)
+            _tell(_log.warning, "call not answered", error=str(error) or type(error).__name__)
             return
+        try:
+            answer = self._answer(request, netns_fd)
+        finally:
+            if netns_fd is not None:
+                os.close(netns_fd)
+        try:
+            wire.send(answer.response.encode())
+        except (ProtocolError, OSError) as error:
+            answer = _undelivered(answer, error)
         self._report(answer, time.perf_counter() - started)
 
     def _answer(self, request: Request, netns_fd: int | None) -> Answer:
@@ -141,7 +161,7 @@ class Agent:
             return handle(request, netns_fd, self._backend, self._pods)
         except Exception:  # noqa: BLE001 - a bug met by one pod must not stop the others
             answer = internal_error(request)
-            _log.exception("unexpected error", command=answer.command, pod=answer.pod)
+            _tell(_log.exception, "unexpected error", command=answer.command, pod=answer.pod)
             return answer
 
     def _report(self, answer: Answer, seconds: float) -> None:
@@ -164,7 +184,22 @@ class Agent:
             fields["warnings"] = list(answer.warnings)
         if failed:
             fields["error"] = answer.error
-        log("call answered", **fields)
+        _tell(log, "call answered", **fields)
+
+
+def _tell(log: Callable[..., object], event: str, **fields: object) -> None:
+    """Log, if it can be: a stderr that nobody reads or no disk takes must not end a thread."""
+    with contextlib.suppress(OSError):
+        log(event, **fields)
+
+
+def _undelivered(answer: Answer, error: Exception) -> Answer:
+    """The answer as it is logged and counted where its caller did not get it."""
+    text = (
+        f"the answer ({answer.error or answer.result}) could not be sent: {error}; "
+        "the runtime was told to try again, or gave up before"
+    )
+    return replace(answer, result="failed", reason="not-delivered", error=text)
 
 
 def _check_peer(connection: socket.socket) -> None:

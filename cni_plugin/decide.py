@@ -23,6 +23,8 @@ from injector.annotations.parse import (
 )
 from injector.annotations.redirect import (
     ANNOTATION,
+    CREATED_BY,
+    WEBHOOK,
     BadRedirect,
     PortRange,
     Redirect,
@@ -34,7 +36,7 @@ T = TypeVar("T")
 MARKS = (
     ANNOTATION,
     "linkerd.io/proxy-version",
-    "linkerd.io/created-by",
+    CREATED_BY,
     "linkerd.io/trust-root-sha256",
 )
 """What our injector and Linkerd's leave on a pod they mesh; the static program knows them too."""
@@ -54,6 +56,8 @@ class Reason(StrEnum):
     NOT_A_POD = "not-a-kubernetes-pod"
     REDIRECT_ANNOTATION = "redirect-annotation"
     NO_MARK = "no-mark"
+    NOT_BY_CNI = "not-by-cni"
+    """Our injector meshed the pod in another way: an init container, or the node's proxy."""
     PROXY_CONTAINER = "proxy-container"
     PROXY_INIT = "linkerd-init-container"
     NO_PROXY = "no-proxy-container"
@@ -96,6 +100,8 @@ def decide(netconf: NetConf, args: PodArgs, pod: Pod | None = None) -> Decision:
         return _annotated(handed, args)
     if handed is not None and not any(mark in handed for mark in MARKS):
         return PassThrough(Reason.NO_MARK)
+    if handed is not None and handed.get(CREATED_BY, "").startswith(WEBHOOK + " "):
+        return PassThrough(Reason.NOT_BY_CNI)
     if not args.named:
         return PassThrough(Reason.NOT_A_POD)
     if pod is None:

@@ -17,9 +17,9 @@ from cni_plugin.legacy_worker import Answer, Request, receive, send
 from cni_plugin.netns import identity
 from injector.annotations.redirect import Redirect
 
-_TIMEOUT = 30.0
-"""Seconds for one request; it takes milliseconds, and the first one also loads the libraries."""
-
+_TIMEOUT = 6.0
+"""Seconds for one request. It takes milliseconds, and the first one, which also loads the
+libraries, some tenths; the plugin program waits 10 s in all, and is to hear what happened."""
 
 _ERRORS = {cls.__name__: cls for cls in (InvalidRedirectError, NetnsError)}
 """Errors that keep their class on the way from the worker."""

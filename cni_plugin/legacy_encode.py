@@ -18,7 +18,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from cni_plugin.rules import CHAINS, JUMPS, MULTIPORT_SLOTS, Family, Jump, Rule, rules_of
+from cni_plugin.rules import (
+    CHAINS,
+    JUMPS,
+    MULTIPORT_SLOTS,
+    Family,
+    Jump,
+    Rule,
+    is_worth_keeping,
+    rules_of,
+)
 from injector.annotations.redirect import PortRange, Redirect
 
 _IFNAMSIZ = 16
@@ -67,13 +76,17 @@ class NatState:
 ABSENT = NatState(chains=(None, None), jumps=((), ()))
 
 
-@lru_cache(maxsize=64)
 def wanted(redirect: Redirect, family: Family) -> NatState:
-    """What the family's nat table should hold of ours.
+    """What the family's nat table should hold of ours; the most recent answers are cached.
 
     Raises:
-        InvalidRedirectError: a subnet is not a CIDR.
+        InvalidRedirectError: a subnet is not a CIDR, or it lists too much.
     """
+    make = _cached_state if is_worth_keeping(redirect) else _state
+    return make(redirect, family)
+
+
+def _state(redirect: Redirect, family: Family) -> NatState:
     rules = rules_of(redirect, family)
     if not rules:
         return ABSENT
@@ -83,6 +96,9 @@ def wanted(redirect: Redirect, family: Family) -> NatState:
         ),
         jumps=tuple((jump_entry(jump, family),) for jump in JUMPS),
     )
+
+
+_cached_state = lru_cache(maxsize=64)(_state)
 
 
 def entry(rule: Rule, family: Family) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import socketserver
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -89,7 +90,7 @@ class MetricsServer:
         Raises:
             OSError: the address cannot be bound.
         """
-        server_class = _IPv6Server if ":" in host else ThreadingHTTPServer
+        server_class = _IPv6Server if ":" in host else _Server
         self._server = server_class((host, port), _handler(metrics, ready))
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="metrics", daemon=True
@@ -106,12 +107,23 @@ class MetricsServer:
 
     def stop(self) -> None:
         """Stop answering and free the port."""
-        self._server.shutdown()
-        self._thread.join()
+        if self._thread.is_alive():  # else shutdown would wait for good
+            self._server.shutdown()
+            self._thread.join()
         self._server.server_close()
 
 
-class _IPv6Server(ThreadingHTTPServer):
+class _Server(ThreadingHTTPServer):
+    def server_bind(self) -> None:
+        """Bind, without the base class's look-up of our own name in DNS.
+
+        It would hold up the agent's start while the cluster's DNS is down, which may be waiting
+        for this very agent.
+        """
+        socketserver.TCPServer.server_bind(self)
+
+
+class _IPv6Server(_Server):
     address_family = socket.AF_INET6
 
 

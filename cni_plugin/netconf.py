@@ -104,14 +104,19 @@ class NetConf(msgspec.Struct, frozen=True, kw_only=True):
 def cni_version_of(stdin: bytes) -> str:
     """The configuration's ``cniVersion`` for an error about the rest of it; never raises."""
     try:
-        return _version_decoder.decode(stdin).cni_version
+        return _decode_version(stdin)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return DEFAULT_CNI_VERSION
 
 
+def _decode_version(stdin: bytes) -> str:
+    """Empty is the same as absent, as in Go: libcni hands that down from a list without one."""
+    return _version_decoder.decode(stdin).cni_version or _Version().cni_version
+
+
 def _decode(stdin: bytes) -> tuple[str, _Entry]:
     try:
-        return _version_decoder.decode(stdin).cni_version, _entry_decoder.decode(stdin)
+        return _decode_version(stdin), _entry_decoder.decode(stdin)
     except msgspec.ValidationError as error:
         raise CniError(Code.BAD_CONFIG, f"network configuration: {error}") from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:

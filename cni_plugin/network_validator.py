@@ -128,28 +128,26 @@ def _advice(listen: Address, connect: Address, timeout: float, seen: str) -> str
 
 
 def _listener(address: Address) -> socket.socket:
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((address.host, address.port))
-        sock.listen()
-        sock.setblocking(False)
+        sock = socket.socket(address.family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((address.host, address.port))
+            sock.listen()
+            sock.setblocking(False)
+        except OSError:
+            sock.close()
+            raise
     except OSError as error:
-        sock.close()
         raise NotValidatedError(
-            f"cannot listen on {address}: {error.strerror}; "
-            "if another container of the pod uses that port, give the proxy another one"
+            f"cannot listen on {address}: {_words(error.errno, error.strerror)}"
         ) from error
     return sock
 
 
 def _try_once(listener: socket.socket, connect: Address, token: bytes, deadline: float) -> None:
     """Connect once, serve the token to whatever arrives, and read it back."""
-    with socket.socket(connect.family, socket.SOCK_STREAM) as client:
-        client.setblocking(False)
-        number = client.connect_ex((connect.host, connect.port))
-        if number not in (0, errno.EINPROGRESS):
-            raise _TryError(_words(number))
+    with _connecting(connect) as client:
         received = b""
         while len(received) < TOKEN_LENGTH:
             if not _served(listener, client, token, deadline):
@@ -157,6 +155,22 @@ def _try_once(listener: socket.socket, connect: Address, token: bytes, deadline:
             received += _read(client)
         if received != token:
             raise _TryError("something else answered there, with other words than ours")
+
+
+def _connecting(address: Address) -> socket.socket:
+    """A socket that has begun to connect."""
+    try:
+        client = socket.socket(address.family, socket.SOCK_STREAM)
+        try:
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect((address.host, address.port))
+        except OSError:
+            client.close()
+            raise
+    except OSError as error:
+        raise _TryError(_words(error.errno, error.strerror)) from error
+    return client
 
 
 def _served(listener: socket.socket, client: socket.socket, token: bytes, deadline: float) -> bool:
@@ -176,7 +190,7 @@ def _served(listener: socket.socket, client: socket.socket, token: bytes, deadli
 def _hand_out(listener: socket.socket, token: bytes) -> None:
     try:
         connection, _ = listener.accept()
-    except (BlockingIOError, ConnectionError):
+    except OSError:
         return  # it was gone before we took it
     with connection, contextlib.suppress(ConnectionError):
         connection.sendall(token)
@@ -186,16 +200,20 @@ def _read(client: socket.socket) -> bytes:
     try:
         data = client.recv(TOKEN_LENGTH)
     except OSError as error:
-        raise _TryError(_words(error.errno or 0)) from error
+        raise _TryError(_words(error.errno, error.strerror)) from error
     if not data:
         raise _TryError("something else answered there, and hung up")
     return data
 
 
-def _words(number: int) -> str:
+def _words(number: int | None, text: str | None) -> str:
+    """The system's words for an error, and what it means here."""
     hint = {
+        errno.EADDRINUSE: "; if another container of the pod uses that port, give the proxy "
+        "another one",
+        errno.EAFNOSUPPORT: "; the node has no IPv6: switch it off for the mesh",
         errno.ENETUNREACH: "; the pod has no default route, so give --connect-addr an address "
         "that it has a route to",
         errno.ECONNREFUSED: " by that address itself",
     }
-    return os.strerror(number).lower() + hint.get(number, "")
+    return (text or "unknown error").lower() + hint.get(number or 0, "")

@@ -167,8 +167,15 @@ def _commit(sock: socket.socket, batch: Batch) -> None:
 def _make_room(sock: socket.socket, size: int) -> None:
     """A long batch needs a longer send buffer, and may be answered by one error per message."""
     if size > _SMALL_BATCH:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * size)
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8 * size)
+        _set_buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF, 2 * size)
+        _set_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF, 8 * size)
+
+
+def _set_buffer(sock: socket.socket, force: int, within_limit: int, size: int) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, force, size)
+    except PermissionError:  # an init container in a user namespace of its own
+        sock.setsockopt(socket.SOL_SOCKET, within_limit, size)
 
 
 def _received(sock: socket.socket) -> Iterator[Message]:

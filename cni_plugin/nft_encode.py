@@ -35,7 +35,16 @@ from pyroute2.netlink.nfnetlink.nftsocket import (
 )
 
 from cni_plugin.nft_decode import TableState, messages, table_state
-from cni_plugin.rules import CHAINS, OUTPUT_CHAIN, REDIRECT_CHAIN, Chain, Rule, port_text, rules
+from cni_plugin.rules import (
+    CHAINS,
+    OUTPUT_CHAIN,
+    REDIRECT_CHAIN,
+    Chain,
+    Rule,
+    is_worth_keeping,
+    port_text,
+    rules,
+)
 from injector.annotations.redirect import PortRange, Redirect
 
 TABLE = "meshgraft"
@@ -53,8 +62,6 @@ _RETURN = -5
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _IPPROTO_TCP = 6
 _IFNAMSIZ = 16
-_CACHED_RULES = 256
-"""Longer lists are not cached: a pod's annotation must not decide how much memory we keep."""
 
 Attributes = dict[str, Any]
 """Attributes in pyroute2's form: ``{"attrs": [(name, value), ...]}``."""
@@ -88,13 +95,9 @@ def plan(redirect: Redirect) -> Plan:
     """The transactions for ``redirect``; the most recent ones are cached.
 
     Raises:
-        InvalidRedirectError: a subnet is not a CIDR.
+        InvalidRedirectError: a subnet is not a CIDR, or it lists too much.
     """
-    ports = (redirect.skip_inbound_ports, redirect.skip_outbound_ports, redirect.only_inbound_ports)
-    subnets = (redirect.skip_subnets, redirect.skip_outbound_subnets)
-    if sum(map(len, ports + subnets)) > _CACHED_RULES:
-        return _plan(redirect)
-    return _cached_plan(redirect)
+    return _cached_plan(redirect) if is_worth_keeping(redirect) else _plan(redirect)
 
 
 def _plan(redirect: Redirect) -> Plan:

@@ -245,6 +245,7 @@ def parse_port_range(text: str) -> PortRange:
 
 
 def _port(text: str) -> int | None:
-    if not text.isascii() or not text.isdecimal() or int(text[:6]) > MAX_PORT:
+    if not text.isascii() or not text.isdecimal():
         return None
-    return int(text)
+    digits = text.lstrip("0") or "0"  # int() raises for thousands of them
+    return int(digits) if len(digits) <= 5 and int(digits) <= MAX_PORT else None

@@ -17,6 +17,11 @@ from injector.annotations.redirect import PortRange, Redirect
 MULTIPORT_SLOTS = 15
 """How many ports one multiport match of iptables takes; a range takes two."""
 
+MAX_ITEMS = 2048
+"""How many ports, ranges and subnets a Redirect may hold in all. Each costs the agent about half a
+millisecond, and what fits into a pod's annotations would keep it from other pods for 10 s."""
+_KEPT_ITEMS = 64
+
 Chain = Literal["PROXY_INIT_REDIRECT", "PROXY_INIT_OUTPUT"]
 REDIRECT_CHAIN: Chain = "PROXY_INIT_REDIRECT"
 OUTPUT_CHAIN: Chain = "PROXY_INIT_OUTPUT"
@@ -75,9 +80,28 @@ def rules(redirect: Redirect) -> tuple[Rule, ...]:
     address family alone (there, IPv4 subnets break IPv6), and ``skip_outbound_subnets``.
 
     Raises:
-        InvalidRedirectError: a subnet is not a CIDR.
+        InvalidRedirectError: a subnet is not a CIDR, or there are more than `MAX_ITEMS` items.
     """
+    if _items(redirect) > MAX_ITEMS:
+        raise InvalidRedirectError(
+            f"the pod's redirection lists {_items(redirect)} ports and subnets, of which "
+            f"{MAX_ITEMS} are allowed: write neighbouring ports as ranges"
+        )
     return (*_inbound(redirect), *_outbound(redirect))
+
+
+def is_worth_keeping(redirect: Redirect) -> bool:
+    """Whether what is made of it may be cached: many pods share it, if it is of common size.
+
+    A pod's annotation must not decide how much memory the agent keeps.
+    """
+    return _items(redirect) <= _KEPT_ITEMS
+
+
+def _items(redirect: Redirect) -> int:
+    ports = (redirect.skip_inbound_ports, redirect.skip_outbound_ports, redirect.only_inbound_ports)
+    subnets = (redirect.skip_subnets, redirect.skip_outbound_subnets)
+    return sum(map(len, ports + subnets))
 
 
 def rules_of(redirect: Redirect, family: Family) -> tuple[Rule, ...]:

@@ -13,10 +13,12 @@ _MAX_FDS = 1
 
 
 class Wire:
-    """One connection with one deadline for all that is read and written on it."""
+    """One connection. All reading has to be done within ``seconds`` from the start, and sending
+    within as many again: the time in between is the agent's own, not the other end's."""
 
     def __init__(self, connection: socket.socket, seconds: float) -> None:
         self._connection = connection
+        self._seconds = seconds
         self._end = time.monotonic() + seconds
 
     def receive(self) -> tuple[Request, int | None]:
@@ -57,6 +59,7 @@ class Wire:
         Raises:
             OSError: the plugin program is gone, or the deadline passed.
         """
+        self._end = time.monotonic() + self._seconds
         self._arm()
         self._connection.sendall(data)
 

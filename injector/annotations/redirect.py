@@ -12,6 +12,10 @@ from typing import Annotated, Any
 import msgspec
 
 ANNOTATION = "meshgraft.io/redirect"
+CREATED_BY = "linkerd.io/created-by"
+WEBHOOK = "meshgraft/injector"
+"""How our webhook begins the value of ``linkerd.io/created-by``. It writes the Redirect to each
+pod whose rules the CNI plugin is to set, so that one without it needs none from there."""
 VERSION = 1
 """Raised when an old agent would misread a new value: it refuses versions it does not know."""
 

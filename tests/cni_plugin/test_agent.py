@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from cni_plugin.agent import Agent, AgentError, AgentSettings
@@ -152,6 +154,56 @@ class TestSocket:
         assert sample(metrics, "linkerd_cni_connections_refused_total") == 1
 
 
+class TestReadiness:
+    def test_it_is_ready_while_it_can_be_reached(self, path: Path, agent: Agent) -> None:
+        assert agent.is_ready()
+        path.unlink()
+        assert not agent.is_ready()
+
+    def test_it_is_not_ready_where_a_later_agent_is_reached(
+        self, path: Path, agent: Agent, backend: FakeBackend
+    ) -> None:
+        later = Agent(AgentSettings(path, threads=1), backend, KnownPods(), Metrics())
+        later.start()
+        assert (agent.is_ready(), later.is_ready()) == (False, True)
+        later.stop()
+
+    def test_no_thread_stays_behind_where_not_all_may_start(
+        self, tmp_path: Path, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        started: list[threading.Thread] = []
+        start = threading.Thread.start
+
+        def limited(thread: threading.Thread) -> None:
+            if len(started) == 2:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+            started.append(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", limited)
+        agent = Agent(AgentSettings(tmp_path / "a.sock"), backend, KnownPods(), Metrics())
+        with pytest.raises(AgentError, match=r"cannot start 8 threads: .*pids"):
+            agent.start()
+        assert [thread.is_alive() for thread in started] == [False, False]
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_log_that_nobody_reads_ends_no_thread(
+        self, path: Path, agent: Agent, backend: FakeBackend
+    ) -> None:
+        def broken(*_: object) -> NoReturn:
+            raise BrokenPipeError
+
+        processors = structlog.get_config()["processors"]
+        structlog.configure(processors=[broken])
+        try:
+            assert [add(path).exit_code for _ in range(4)] == [0] * 4
+            backend.failure = RuntimeError("bug")
+            assert [add(path).exit_code for _ in range(4)] == [1] * 4
+        finally:
+            structlog.configure(processors=processors)
+        assert agent.is_ready()
+
+
 class TestAnswers:
     def test_an_add_is_answered_logged_and_counted(
         self, path: Path, backend: FakeBackend, metrics: Metrics
@@ -184,6 +236,22 @@ class TestAnswers:
         backend.failure = None
         assert add(path).exit_code == 0
         assert agent.is_ready()
+
+    def test_an_answer_that_did_not_arrive_is_logged_with_its_pod(
+        self, path: Path, backend: FakeBackend, metrics: Metrics
+    ) -> None:
+        caller = socket.socket(socket.AF_UNIX)
+        backend.before = caller.close
+        with capture_logs() as logs, Path("/dev/null").open() as netns:
+            caller.connect(str(path))
+            socket.send_fds(caller, [Request(environment(), MESHED).encode()], [netns.fileno()])
+            wait_until(lambda: bool(logs))
+        [entry] = logs
+        assert (entry["pod"], entry["decision"]) == ("shop/web-0", "failed")
+        assert entry["reason"] == "not-delivered"
+        assert "the answer (redirected) could not be sent" in entry["error"]
+        counted = {"command": "ADD", "result": "failed"}
+        assert sample(metrics, "linkerd_cni_requests_total", **counted) == 1
 
     def test_its_own_netns_is_refused(self, path: Path, backend: FakeBackend) -> None:
         fd = os.open("/proc/self/ns/net", os.O_RDONLY)

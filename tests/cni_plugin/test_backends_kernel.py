@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -32,6 +34,7 @@ from cni_plugin.nft import NftBackend
 from injector.annotations.redirect import Redirect
 from meshgraft.lab.netns import Netns
 from tests.cni_plugin.redirects import REDIRECTS, ports
+from tests.cni_plugin.shim_support import wait_until
 
 pytestmark = pytest.mark.root
 SO_ORIGINAL_DST = 80
@@ -281,6 +284,23 @@ def test_two_thousand_ports_fit_into_one_transaction(backend: Backend, netns: Ne
     assert backend.apply(netns.fd, redirect) is False
 
 
+def test_a_long_list_is_set_from_a_user_namespace_of_the_pod_s_own() -> None:
+    """``hostUsers: false``: NET_ADMIN there does not let a socket's buffers grow without bound."""
+    code = (
+        "import os; from cni_plugin.nft import NftBackend; "
+        "from tests.cni_plugin.redirects import ports; "
+        "from injector.annotations.redirect import Redirect; "
+        "fd = os.open('/proc/self/ns/net', os.O_RDONLY); "
+        "r = Redirect(inbound_port=1, outbound_port=2, skip_inbound_ports=ports(*range(1, 400))); "
+        "print(NftBackend().apply(fd, r), NftBackend().difference(fd, r))"
+    )
+    unshare = ["unshare", "--user", "--map-root-user", "--net"]
+    if subprocess.run([*unshare, "true"], capture_output=True, timeout=10).returncode != 0:
+        pytest.skip("user namespaces are not allowed here")
+    done = subprocess.run([*unshare, *_python(code)], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True None\n", done.stderr
+
+
 def test_a_refused_nft_transaction_names_the_object_and_changes_nothing(netns: Netns) -> None:
     batch = nft_encode.plan(REDIRECTS["linkerd-default"]).create
     broken = batch.data.replace(b"redir\0", b"rudir\0")
@@ -317,6 +337,12 @@ def _python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
+def _unread_bytes(sock: socket.socket) -> int:
+    """What was sent and is not taken yet: killed before that, the worker would be replaced."""
+    (size,) = struct.unpack("=i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))
+    return int(size)
+
+
 def test_a_worker_that_dies_is_reported_and_replaced(netns: Netns) -> None:
     redirect = REDIRECTS["linkerd-default"]
     with closing(LegacyBackend()) as backend:
@@ -327,6 +353,7 @@ def test_a_worker_that_dies_is_reported_and_replaced(netns: Netns) -> None:
         os.kill(worker.process.pid, signal.SIGSTOP)
         with ThreadPoolExecutor(1) as pool:
             pending = pool.submit(backend.apply, netns.fd, redirect)
+            wait_until(lambda: _unread_bytes(worker.channel) > 0)
             os.kill(worker.process.pid, signal.SIGKILL)
             with pytest.raises(WorkerDiedError, match=r"ended \(status -9\).*try again"):
                 pending.result(timeout=30)

@@ -81,6 +81,12 @@ class TestOrderOfKnowledge:
     def test_linkerds_marks_ask_for_the_pod(self, mark: str) -> None:
         assert decide(conf({mark: "x"}), ARGS) == NeedPod()
 
+    def test_a_pod_that_our_injector_meshed_without_the_plugin_passes(self) -> None:
+        marks = {"linkerd.io/created-by": "meshgraft/injector 0.1.0"}
+        assert decide(conf(marks), ARGS) == PassThrough(Reason.NOT_BY_CNI)
+        marks[ANNOTATION] = REDIRECT.to_annotation()
+        assert decide(conf(marks), ARGS) == Redirected(REDIRECT, Reason.REDIRECT_ANNOTATION)
+
     def test_no_annotations_at_all_ask_for_the_pod(self) -> None:
         assert decide(conf(), ARGS) == NeedPod()
 

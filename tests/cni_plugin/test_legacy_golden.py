@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -107,7 +108,9 @@ def test_entries_are_canonical_and_as_long_as_they_say(redirect: Redirect) -> No
 @given(any_redirect, any_redirect)
 def test_tables_are_equal_where_the_rules_are(one: Redirect, other: Redirect) -> None:
     for family in ("ipv4", "ipv6"):
-        same = rules_of(one, family) == rules_of(other, family)
+        # In a family's own table it makes no difference whether a rule is for that family only.
+        rules = [[replace(rule, family=None) for rule in rules_of(r, family)] for r in (one, other)]
+        same = rules[0] == rules[1]
         assert (wanted(one, family) == wanted(other, family)) == same
 
 

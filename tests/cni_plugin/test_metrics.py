@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -77,6 +78,24 @@ class TestServer:
         status, text = get(f"{url}/")
         assert status == 404
         assert "/metrics" in text
+
+
+def test_no_name_is_looked_up_as_dns_may_wait_for_this_agent(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(name: str = "") -> str:
+        raise AssertionError(f"looked up {name!r}")
+
+    monkeypatch.setattr(socket, "getfqdn", asked)
+    MetricsServer("127.0.0.1", 0, metrics, lambda: True).stop()
+
+
+@pytest.mark.timeout(10)
+def test_a_server_that_never_started_can_be_stopped(metrics: Metrics) -> None:
+    server = MetricsServer("127.0.0.1", 0, metrics, lambda: True)
+    server.stop()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", server.port), timeout=5)
 
 
 def test_an_address_in_use_is_an_error_at_once(metrics: Metrics) -> None:

@@ -79,6 +79,10 @@ def test_without_a_prev_result_the_result_is_the_version(changes: dict[str, Any]
     assert decode(**changes).result == b'{"cniVersion":"1.0.0"}'
 
 
+def test_an_empty_version_is_the_first_as_in_go() -> None:
+    assert decode(cniVersion="").cni_version == "0.1.0"
+
+
 @pytest.mark.parametrize(
     ("level", "meant"),
     [("debug", "debug"), ("INFO", "info"), ("error", "warn"), ("", "warn"), (None, "warn")],
@@ -145,7 +149,12 @@ def test_an_unknown_version_is_code_1() -> None:
 
 @pytest.mark.parametrize(
     ("stdin", "version"),
-    [(b'{"cniVersion":"0.4.0","name":1}', "0.4.0"), (b"{}", "0.1.0"), (b"[", "1.1.0")],
+    [
+        (b'{"cniVersion":"0.4.0","name":1}', "0.4.0"),
+        (b"{}", "0.1.0"),
+        (b"[", "1.1.0"),
+        (b'{"cniVersion":""}', "0.1.0"),
+    ],
 )
 def test_the_version_for_an_error_is_found_where_it_can_be(stdin: bytes, version: str) -> None:
     assert cni_version_of(stdin) == version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -127,6 +128,34 @@ def test_a_port_in_use_is_told() -> None:
         own = Address("127.0.0.1", server.getsockname()[1])
         with pytest.raises(NotValidatedError, match=r"cannot listen on .*already in use"):
             validate(own, own, 1)
+
+
+@pytest.mark.parametrize(
+    ("listen", "connect", "says"),
+    [
+        ("[::]:4140", "192.0.2.2:1404", "cannot listen on [::]:4140: address family not supported"),
+        ("127.0.0.1:0", "[fd00::1]:20001", "what was seen there: address family not supported"),
+    ],
+)
+def test_a_kernel_without_ipv6_is_told_as_such(
+    listen: str, connect: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WithoutIPv6(socket.socket):
+        def __init__(self, family: int = -1, *args: int, **kwargs: int) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            super().__init__(family, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "socket", WithoutIPv6)
+    with pytest.raises(NotValidatedError) as caught:
+        validate(parse_address(listen), parse_address(connect), 0.2)
+    assert says in str(caught.value)
+    assert "the node has no IPv6" in str(caught.value)
+
+
+def test_an_interface_that_is_not_there_does_not_validate() -> None:
+    with pytest.raises(NotValidatedError):
+        validate(Address("127.0.0.1", 0), parse_address("[fe80::1%nowhere0]:1"), 0.2)
 
 
 def test_the_command_prints_validated() -> None:

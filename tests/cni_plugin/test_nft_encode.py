@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 
 from cni_plugin import nft_encode
+from cni_plugin.legacy_encode import wanted
 from cni_plugin.nft_decode import TableState, attributes, difference, messages, reply, table_state
 from cni_plugin.nft_encode import TABLE, plan, single_ports
 from cni_plugin.rules import CHAINS, rules
@@ -159,6 +161,18 @@ def test_what_the_kernel_fills_in_is_no_difference_but_a_flag_that_matters_is() 
     assert rule_with_redir((1, 1), (2, 1), (3, 2)) == ours  # upper port, PROTO_SPECIFIED
     assert rule_with_redir((1, 1), (3, 4)) != ours  # PROTO_RANDOM
     assert rule_with_redir((1, 2)) != ours
+
+
+@pytest.mark.parametrize("make", [plan, lambda redirect: wanted(redirect, "ipv4")])
+def test_what_is_kept_of_a_redirect_is_bounded(make: Callable[[Redirect], object]) -> None:
+    """Pods that share a Redirect share the work; a long one is no pod's to fill our memory with."""
+
+    def redirect(count: int) -> Redirect:
+        return Redirect(inbound_port=1, outbound_port=2, skip_inbound_ports=ports(*range(count)))
+
+    assert make(redirect(64)) is make(redirect(64))
+    assert make(redirect(65)) == make(redirect(65))
+    assert make(redirect(65)) is not make(redirect(65))
 
 
 def test_an_error_carries_the_kernel_s_own_words() -> None:

@@ -80,6 +80,7 @@ def test_ids_of_zero_and_below_mean_no_rule(number: int) -> None:
         (replace(PORTS, subnets_to_ignore=("fe80::1%eth0/64",)), "is not a valid CIDR address"),
         (replace(PORTS, proxy_uid=4294967295), "--proxy-uid must not be above"),
         (replace(PORTS, ports_to_redirect=("http",)), "'http' is not a valid TCP port"),
+        (replace(PORTS, ports_to_redirect=("0" * 6 + "9" * 5000,)), "is not a valid TCP port"),
         (Flags(redirect="{}"), "--redirect: meshgraft.io/redirect"),
         (Flags(redirect='{"version": 99, "inboundPort": 1, "outboundPort": 2}'), "version 99"),
     ],
@@ -96,6 +97,7 @@ def test_values_that_cannot_be_used_are_refused_in_linkerd_s_words(flags: Flags,
         ("x", '"x" is not a valid TCP port'),
         ("", '"" is not a valid TCP port'),
         ("65536", '"65536" is not a valid TCP port'),
+        ("0000009999999", '"0000009999999" is not a valid TCP port'),
         ("٣", '"٣" is not a valid TCP port'),
         ("1-2-3", "ranges expected as <lower>-<upper>"),
         ("a-2", '"a" is not a valid lower-bound'),
@@ -119,6 +121,7 @@ def test_every_valid_range_is_read_back(one: int, other: int) -> None:
     expected = PortRange(min(one, other), max(one, other))
     assert parse_port_range(f"{expected.lower}-{expected.upper}") == expected
     assert parse_port_range(str(one)) == PortRange(one, one)
+    assert parse_port_range(f"00{one}") == PortRange(one, one)
 
 
 @settings(max_examples=60)

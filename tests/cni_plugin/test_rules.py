@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cni_plugin.errors import InvalidRedirectError
 from cni_plugin.rules import (
+    MAX_ITEMS,
     OUTPUT_CHAIN,
     REDIRECT_CHAIN,
     argv,
@@ -116,6 +117,15 @@ def test_a_subnet_that_is_no_cidr_is_named_in_the_error(field: str) -> None:
     redirect = msgspec.structs.replace(REDIRECTS["minimal"], **{field: ("10.0.0.0/33",)})
     with pytest.raises(InvalidRedirectError, match=r"'10\.0\.0\.0/33' is not a valid CIDR"):
         rules(redirect)
+
+
+def test_more_items_than_the_agent_has_time_for_are_refused() -> None:
+    most = tuple(PortRange(port, port) for port in range(MAX_ITEMS))
+    redirect = msgspec.structs.replace(REDIRECTS["minimal"], skip_inbound_ports=most)
+    assert rules(redirect)
+    one_more = msgspec.structs.replace(redirect, skip_subnets=("10.0.0.0/8",))
+    with pytest.raises(InvalidRedirectError, match=r"lists 2049 ports and subnets, of which 2048"):
+        rules(one_more)
 
 
 @pytest.mark.parametrize("gid", [None, 0])

@@ -309,13 +309,13 @@ class TestForwarding:
     ) -> None:
         netns = tmp_path / "netns"
         netns.touch()
-        seen: list[tuple[Request, bool]] = []
+        seen: list[tuple[Request, list[int]]] = []
 
         def serve(connection: socket.socket) -> None:
             request, fds = read_request(connection)
-            seen.append((request, os.path.sameopenfile(fds[0], fds[0])))
-            assert os.fstat(fds[0]).st_ino == netns.stat().st_ino
-            os.close(fds[0])
+            seen.append((request, [os.fstat(fd).st_ino for fd in fds]))
+            for fd in fds:
+                os.close(fd)
             answer = Response(7, b"out\0\xff" * 1000, b"linkerd-cni: err\n" * 100)
             connection.sendall(answer.encode())
 
@@ -325,8 +325,7 @@ class TestForwarding:
         assert done.exit_code == 7
         assert done.stdout == b"out\0\xff" * 1000
         assert done.stderr == "linkerd-cni: err\n" * 100
-        [(request, _)] = seen
-        assert request == Request(env, stdin)
+        assert seen == [(Request(env, stdin), [netns.stat().st_ino])]
 
     def test_large_input_and_output_go_through(self, tmp_path: Path) -> None:
         def serve(connection: socket.socket) -> None:

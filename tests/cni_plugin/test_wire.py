@@ -69,6 +69,19 @@ def test_a_response_that_nobody_reads_ends_at_the_deadline(
         Wire(ours, 0.1).send(Response(0, b"x" * (1 << 20)).encode())
 
 
+def test_time_that_the_agent_took_itself_is_not_held_against_the_caller(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = pair
+    theirs.sendall(REQUEST.encode())
+    wire = Wire(ours, 5)
+    wire.receive()
+    later = time.monotonic() + 60
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    wire.send(b"x")
+    assert theirs.recv(1) == b"x"
+
+
 def test_a_deadline_that_has_passed_is_said(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, _theirs = pair
     with pytest.raises(TimeoutError, match="too slow"):

@@ -6,10 +6,12 @@ The webhook, the command and the tests all call `mutate`. No I/O, no clock, no g
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import msgspec
 
-from injector.annotations import OPAQUE_PORTS
+from injector.annotations import INJECT, OPAQUE_PORTS, REDIRECT_ANNOTATION
+from injector.annotations.redirect import CREATED_BY, WEBHOOK
 from injector.decide import Decision, decide
 from injector.model import (
     BuildInput,
@@ -22,13 +24,13 @@ from injector.model import (
     Profile,
     SkipReason,
 )
-from injector.pods import annotations_of
+from injector.pods import annotations_of, containers
 from injector.ports import default_opaque_ports, resolve_opaque_ports
+from injector.reinvoke import LISTS, rejoin
 from injector.resolve import inject_warnings, resolve, unknown_warnings
 from injector.splice import annotate, splice
+from injector.uninject import uninject
 from injector.values import Values
-
-CREATED_BY = "linkerd.io/created-by"
 
 _INJECTED = Event("Injected", "Linkerd sidecar proxy injected")
 _SKIPPED_TEXT = "Linkerd sidecar proxy injection skipped: "
@@ -56,9 +58,53 @@ def mutate(
     pass adds nothing.
     """
     decision = decide(obj, namespace, values, origin)
+    if decision.reasons == (SkipReason.SIDECAR_EXISTS,) and _is_our_work(obj, origin):
+        again = _again(obj, namespace, owner, values, profile, origin)
+        if again:
+            return again
     if decision.reasons:
         return _skip(obj, namespace, values, origin, decision)
     return _inject(obj, namespace, owner, values, profile, origin, decision)
+
+
+def _is_our_work(obj: Object, origin: Origin) -> bool:
+    by_webhook = annotations_of(obj).get(CREATED_BY, "").startswith(WEBHOOK + " ")
+    return by_webhook and not origin.by_command
+
+
+def _again(
+    obj: Object,
+    namespace: Namespace,
+    owner: Owner,
+    values: Values,
+    profile: Profile,
+    origin: Origin,
+) -> Outcome | None:
+    """Our own work, met again (``reinvocationPolicy: IfNeeded``): recomputed, so that containers
+    and ports which a later webhook added are seen. What others made of our containers meanwhile
+    stays, unless another version of ours made them.
+
+    None where that makes no difference, and where it would take something away: a container
+    that bears one of our names may still be somebody else's. No Event tells of it a second time.
+    """
+    asked = {key: text for key, text in annotations_of(obj).items() if key == INJECT}
+    bare = annotate(uninject(obj), asked)
+    decision = decide(bare, namespace, values, origin)
+    if decision.reasons:
+        return None
+    outcome = _inject(bare, namespace, owner, values, profile, origin, decision)
+    patched = outcome.patched
+    if any(_names(obj, name) - _names(patched, name) for name in LISTS):
+        return None
+    if annotations_of(obj)[CREATED_BY] == origin.created_by:
+        patched = rejoin(obj, patched)
+    if patched == obj:
+        return None
+    return replace(outcome, patched=patched, events=())
+
+
+def _names(pod: Object, items: str) -> set[str]:
+    return {item["name"] for item in pod["spec"].get(items) or ()}
 
 
 def _skip(
@@ -115,7 +161,7 @@ def _skip_events(obj: Object, origin: Origin, decision: Decision) -> tuple[Event
 
 
 def _inject(
-    pod: Object,
+    obj: Object,
     namespace: Namespace,
     owner: Owner,
     values: Values,
@@ -123,13 +169,14 @@ def _inject(
     origin: Origin,
     decision: Decision,
 ) -> Outcome:
+    obj = _without_marks(obj)
     # For the command a namespace's annotations do not count: the webhook is to read them later.
     at_namespace = {} if origin.by_command else namespace.annotations
-    resolved = resolve(values, at_namespace, annotations_of(pod))
+    resolved = resolve(values, at_namespace, annotations_of(obj))
     added = {CREATED_BY: origin.created_by, **resolved.inherited}
-    opaque = _defaulted_opaque_ports(pod, added, resolved.values, origin)
-    effective, opaque_warnings = _with_opaque_ports(resolved.values, opaque, pod)
-    pod = annotate(pod, {**added, OPAQUE_PORTS: opaque} if opaque else added)
+    opaque = _defaulted_opaque_ports(obj, added, resolved.values, origin)
+    effective, opaque_warnings = _with_opaque_ports(resolved.values, opaque, obj)
+    pod = annotate(obj, {**added, OPAQUE_PORTS: opaque} if opaque else added)
     additions = profile.build(
         BuildInput(
             pod=pod,
@@ -140,12 +187,53 @@ def _inject(
             origin=origin,
         )
     )
+    if additions.proxy and (taken := _namesake(obj, additions.proxy)):
+        decision = Decision((SkipReason.SIDECAR_EXISTS,), decision.annotation_at)
+        left_alone = _skip(obj, namespace, values, origin, decision)
+        return replace(left_alone, warnings=(taken,))
     return Outcome(
         patched=splice(pod, additions),
         injected=True,
-        warnings=(*resolved.warnings, *opaque_warnings, *additions.warnings),
+        warnings=(
+            *resolved.warnings,
+            *opaque_warnings,
+            *_ignored(obj, at_namespace, profile),
+            *additions.warnings,
+        ),
         events=(_INJECTED,),
         annotation_at=decision.annotation_at,
+    )
+
+
+_MARKS = frozenset((REDIRECT_ANNOTATION, "meshgraft.io/profile"))
+"""What only we write. Left over in a manifest from another injection, it would mislead the CNI
+plugin: rules for a proxy that this pod does not get."""
+
+
+def _without_marks(pod: Object) -> Object:
+    annotations = annotations_of(pod)
+    if _MARKS.isdisjoint(annotations):
+        return pod
+    kept = {key: text for key, text in annotations.items() if key not in _MARKS}
+    return {**pod, "metadata": {**pod["metadata"], "annotations": kept}}
+
+
+def _ignored(obj: Object, at_namespace: Mapping[str, str], profile: Profile) -> tuple[str, ...]:
+    """What to tell of annotations that mean nothing to this kind of proxy."""
+    present = {*at_namespace, *annotations_of(obj)}
+    keys = sorted(profile.ignores & present)
+    if not keys:
+        return ()
+    return (f"without a meaning for profile {profile.name}: {', '.join(keys)}",)
+
+
+def _namesake(pod: Object, proxy: Object) -> str:
+    """What to tell of a pod where the proxy's name is taken: one of the two would have to go."""
+    name = proxy["name"]
+    if all(container.get("name") != name for container in containers(pod)):
+        return ""
+    return (
+        f'the pod gets no proxy: a container is called "{name}", as the proxy would be; rename it'
     )
 
 

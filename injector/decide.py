@@ -58,13 +58,16 @@ def decide(obj: Object, namespace: Namespace, values: Values, origin: Origin) ->
     if MIRROR_ANNOTATION in annotations_of(obj):
         return Decision((SkipReason.MIRROR_POD,))
     by_annotation, annotation_at = _by_annotation(obj, namespace, origin)
-    reasons = (*_by_spec(obj["spec"], obj), by_annotation, _by_token(obj, values, origin))
+    reasons = (*_by_spec(obj), by_annotation, _by_token(obj, values, origin))
     return Decision(tuple(reason for reason in reasons if reason), annotation_at)
 
 
-def _by_spec(spec: Object, pod: Object) -> Iterator[SkipReason]:
+def _by_spec(pod: Object) -> Iterator[SkipReason]:
+    spec = pod["spec"]
     if spec.get("hostNetwork"):
         yield SkipReason.HOST_NETWORK
+    if (spec.get("os") or {}).get("name") == "windows":
+        yield SkipReason.WINDOWS
     if has_sidecar(pod):
         yield SkipReason.SIDECAR_EXISTS
 

@@ -14,10 +14,15 @@ import jsonpatch
 from injector.model import Object
 
 Operation = dict[str, Any]
+_LONE = "\udfff"
 
 
 class _StandIn(str):
-    """A short text in place of a value; never seen outside this module."""
+    """A short text in place of a value; never seen outside this module.
+
+    It begins with half a character (a lone surrogate), so that no text that was decoded from
+    UTF-8 is ever taken for one.
+    """
 
     __slots__ = ()
 
@@ -37,11 +42,11 @@ def diff(before: Object, after: Object) -> list[Operation]:
 
 def _hide(value: Any, hidden: list[Any]) -> _StandIn:
     hidden.append(value)
-    return _StandIn(f"\0{len(hidden) - 1}\0")
+    return _StandIn(f"{_LONE}{len(hidden) - 1}")
 
 
 def _number(stand_in: _StandIn) -> int:
-    return int(stand_in.strip("\0"))
+    return int(stand_in.removeprefix(_LONE))
 
 
 def _reduce(before: Object, after: Object, hidden: list[Any]) -> tuple[Object, Object]:

@@ -38,6 +38,8 @@ class Owner:
     name: str
     api_version: str = ""
     uid: str = ""
+    api_kind: str = field(default="", compare=False)
+    """``kind`` as the API spells it, for Events; another spelling makes no other owner."""
 
 
 class SkipReason(StrEnum):
@@ -46,6 +48,8 @@ class SkipReason(StrEnum):
     MIRROR_POD = "mirror_pod"
     """Ours: the kubelet's image of a static pod, which nothing may change."""
     HOST_NETWORK = "host_network_enabled"
+    WINDOWS = "windows_pod"
+    """Ours: the API server refuses a Windows pod with a Linux container's security context."""
     SIDECAR_EXISTS = "sidecar_already_exists"
     UNSUPPORTED_RESOURCE = "unsupported_resource"
     INVALID_AT_NAMESPACE = "invalid_inject_annotation_at_ns"
@@ -63,6 +67,7 @@ class SkipReason(StrEnum):
 _REASON_TEXTS = {
     SkipReason.MIRROR_POD: "pod is the mirror of a static pod",
     SkipReason.HOST_NETWORK: "hostNetwork is enabled",
+    SkipReason.WINDOWS: "pod is for Windows, where the proxy does not run",
     SkipReason.SIDECAR_EXISTS: "pod has a sidecar injected already",
     SkipReason.UNSUPPORTED_RESOURCE: "this resource kind is unsupported",
     SkipReason.INVALID_AT_NAMESPACE: (
@@ -112,6 +117,7 @@ class Additions:
     annotations: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     container_env: tuple[Object, ...] = ()
+    image_pull_secrets: tuple[Object, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -135,6 +141,10 @@ class Profile(Protocol):
     @property
     def name(self) -> str:
         """The profile's name, as ``--profile`` takes it."""
+
+    @property
+    def ignores(self) -> frozenset[str]:
+        """Keys of annotations that mean nothing to this kind of proxy; who sets one is told."""
 
     def build(self, given: BuildInput) -> Additions:
         """What to add to the pod. Pure; must not change ``given.pod``."""

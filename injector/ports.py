@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from injector.annotations import OPAQUE_PORTS, BadItems, is_port_name
 from injector.annotations.parse import parse_opaque_port_text
 from injector.model import Object
 from injector.pods import containers
 from injector.values import Values
+
+_MOST_SHOWN = 5
 
 
 def container_ports(pod: Object) -> list[Object]:
@@ -59,27 +61,30 @@ def default_opaque_ports(obj: Object, values: Values) -> str:
 def resolve_opaque_ports(text: str, pod: Object) -> tuple[str, tuple[str, ...]]:
     """Opaque ports with the names of container ports replaced by numbers; ranges are kept.
 
-    Returns the list, and a warning for each item that is neither a port nor such a name.
+    Returns the list, and warnings about items that are neither a port nor such a name.
     """
     bad: tuple[str, ...] = ()
     try:
         text = parse_opaque_port_text(text)
     except BadItems as error:
         text, bad = error.good, error.bad
-    warnings = [_not_a_port(item, "not a port") for item in bad]
+    not_ports = _left_out(bad, "not a port")
     items = text.split(",")
     if not any(map(is_port_name, items)):
-        return text, tuple(warnings)
+        return text, not_ports
     names: dict[str, str] = {}
     for port in container_ports(pod):
         names.setdefault(port.get("name", ""), str(port["containerPort"]))
     resolved = [names.get(item, "") if is_port_name(item) else item for item in items]
     unknown = [item for item in items if is_port_name(item) and item not in names]
-    warnings += [
-        _not_a_port(item, "no container of the pod has a port so named") for item in unknown
-    ]
-    return ",".join(filter(None, resolved)), tuple(warnings)
+    nameless = _left_out(unknown, "no container of the pod has a port so named")
+    return ",".join(filter(None, resolved)), (*not_ports, *nameless)
 
 
-def _not_a_port(item: str, why: str) -> str:
-    return f"{OPAQUE_PORTS}: {item!r} is left out: {why}"
+def _left_out(items: Sequence[str], why: str) -> tuple[str, ...]:
+    """One warning however many the items are: a list may hold a hundred thousand."""
+    if not items:
+        return ()
+    shown = ", ".join(map(repr, items[:_MOST_SHOWN]))
+    more = f" and {len(items) - _MOST_SHOWN} more" if len(items) > _MOST_SHOWN else ""
+    return (f"{OPAQUE_PORTS}: {shown}{more} left out: {why}",)

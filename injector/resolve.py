@@ -25,10 +25,16 @@ from injector.annotations import (
     is_unknown,
     parse_quantity,
 )
+from injector.annotations.parse import whole_cores
 from injector.values import Resource, Resources, Values
 
 _LONGEST_SHOWN = 64
 """Characters of a bad value that a warning repeats: the API server cuts long warnings off."""
+_LONGEST_VALUE = 256 * 1024
+"""Bytes that the API server takes for all annotations of an object; it looks after we did."""
+_MOST_UNKNOWN = 10
+"""Unknown keys for which a near one is looked for: each costs half a millisecond, and a pod may
+bring ten thousand while all others wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,9 @@ class _Read:
 def _read(row: Annotation, text: str, layer: str, warnings: list[str]) -> _Read | None:
     """The value of an annotation, or None and a warning; a list's good items count."""
     try:
+        if len(text) > _LONGEST_VALUE:
+            # Reading megabytes would hold up all other pods, for one that is refused anyway.
+            raise BadValue(f"at most {_LONGEST_VALUE} characters, as the API server")
         return _Read(text, row.parse(text), readable=text)
     except BadItems as error:
         warnings.append(f"{row.key}: {_shown(text)} on the {layer}: expected {error}")
@@ -185,7 +194,13 @@ def _unknown_warning(key: str, layer: str) -> str:
 
 def unknown_warnings(annotations: Mapping[str, str], layer: str) -> list[str]:
     """A warning for each key that looks like one of ours and is none, with the nearest that is."""
-    return [_unknown_warning(key, layer) for key in annotations if is_unknown(key)]
+    unknown = [key for key in annotations if is_unknown(key)]
+    warnings = [_unknown_warning(key, layer) for key in unknown[:_MOST_UNKNOWN]]
+    if len(unknown) > _MOST_UNKNOWN:
+        warnings.append(
+            f"{len(unknown) - _MOST_UNKNOWN} more annotations on the {layer} are not known"
+        )
+    return warnings
 
 
 def inject_warnings(
@@ -261,7 +276,13 @@ def _requests_within_limits(values: Values, warnings: list[str]) -> Values:
                 f" expected at most its limit {resource.limit}, which is used for both"
             )
             changed[name] = (Resource(request=resource.limit, limit=resource.limit),)
-    return _replace(values, {"proxy": {"resources": changed}}) if changed else values
+    if not changed:
+        return values
+    proxy: dict[str, Any] = {"resources": changed}
+    if "cpu" in changed:
+        # The threads follow the request: at least more than at most is nothing a proxy can do.
+        proxy["runtime"] = {"workers": {"minimum": (whole_cores(resources.cpu.limit),)}}
+    return _replace(values, {"proxy": proxy})  # type: ignore[no-any-return]
 
 
 def _exceeds(resource: Resource) -> bool:

@@ -62,12 +62,18 @@ class _Container(_Named):
     security_context: _SecurityContext | None = None
 
 
+class _Os(_Part):
+    name: str
+
+
 class _PodSpec(_Part):
     containers: list[_Container] | None = None
     init_containers: list[_Container] | None = None
     volumes: list[_Volume] | None = None
     host_network: bool | None = None
+    os: _Os | None = None
     automount_service_account_token: bool | None = None
+    termination_grace_period_seconds: int | None = None
 
 
 class _Pod(_Part):

@@ -56,6 +56,10 @@ def splice(pod: Object, additions: Additions) -> Object:
             own = [_with_env(container, additions.container_env) for container in own]
         if front or back or own:
             spec[name] = [*front, *own, *back]
+    if additions.image_pull_secrets:
+        own = spec.get("imagePullSecrets") or []
+        new = [secret for secret in additions.image_pull_secrets if secret not in own]
+        spec["imagePullSecrets"] = [*own, *new]
     return pod
 
 

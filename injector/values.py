@@ -7,11 +7,18 @@ annotation makes a changed copy (`injector.resolve`).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from injector._version import __version__
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+User = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+"""Never root: the proxy's container says ``runAsNonRoot``, and the kubelet would not start it."""
+Group = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
+"""-1 for none."""
 
 
 class _Values(msgspec.Struct, frozen=True, rename="camel"):
@@ -25,10 +32,10 @@ class Image(_Values, frozen=True):
 
 
 class Ports(_Values, frozen=True):
-    admin: int = 4191
-    control: int = 4190
-    inbound: int = 4143
-    outbound: int = 4140
+    admin: Port = 4191
+    control: Port = 4190
+    inbound: Port = 4143
+    outbound: Port = 4140
 
 
 class Resource(_Values, frozen=True):
@@ -75,6 +82,30 @@ class ProxyMetrics(_Values, frozen=True):
 _HTTP2_KEEPALIVE = {"server": {"http2": {"keepAliveInterval": "10s", "keepAliveTimeout": "3s"}}}
 
 
+class MeshIdentity(_Values, frozen=True):
+    service_account_name: str = ""
+    namespace: str = ""
+
+
+class Collector(_Values, frozen=True):
+    endpoint: str = ""
+    mesh_identity: MeshIdentity = MeshIdentity()
+
+
+_TRACE_LABELS = {
+    "k8s.container.name": "$(_pod_containerName)",
+    "k8s.pod.ip": "$(_pod_ip)",
+    "k8s.pod.uid": "$(_pod_uid)",
+}
+
+
+class Tracing(_Values, frozen=True):
+    enabled: bool = False
+    collector: Collector = Collector()
+    labels: dict[str, str] = msgspec.field(default_factory=lambda: _TRACE_LABELS)
+    trace_service_name: str = "linkerd-proxy"
+
+
 class Proxy(_Values, frozen=True):
     """``proxy``: durations are kept as the text that was written; they are parsed where used."""
 
@@ -83,14 +114,14 @@ class Proxy(_Values, frozen=True):
     log_format: str = "plain"
     log_http_headers: str = msgspec.field(default="off", name="logHTTPHeaders")
     ports: Ports = Ports()
-    uid: int = 2102
-    gid: int = -1
+    uid: User = 2102
+    gid: Group = -1
     cores: int | None = None
     runtime: Runtime = Runtime()
     resources: Resources = Resources()
     await_: bool = msgspec.field(default=True, name="await")
     native_sidecar: bool = True
-    wait_before_exit_seconds: int = 0
+    wait_before_exit_seconds: Count = 0
     shutdown_grace_period: str = ""
     enable_shutdown_endpoint: bool = False
     enable_external_profiles: bool = False
@@ -109,6 +140,7 @@ class Proxy(_Values, frozen=True):
     is_ingress: bool = False
     pod_inbound_ports: str = ""
     metrics: ProxyMetrics = ProxyMetrics()
+    tracing: Tracing = Tracing()
     control: Control = Control()
     inbound: dict[str, Any] = msgspec.field(default_factory=lambda: _HTTP2_KEEPALIVE)
     outbound: dict[str, Any] = msgspec.field(default_factory=lambda: _HTTP2_KEEPALIVE)
@@ -127,7 +159,7 @@ class ProxyInit(_Values, frozen=True):
     log_level: str = ""
     log_format: str = ""
     skip_subnets: str = ""
-    close_wait_timeout_secs: int = 0
+    close_wait_timeout_secs: Count = 0
     privileged: bool = False
     run_as_root: bool = False
     run_as_user: int = 65534
@@ -168,16 +200,28 @@ class EnvoyValues(_Values, frozen=True):
     """``meshgraft.envoy``: the proxy of profile ``envoy``."""
 
     image: Image = Image(name="envoyproxy/envoy", version="v1.40.0")
-    drain_seconds: int = 15
+    trace_sampling: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
+    """Percent of the requests that begin a trace where the client began none; 0 takes part in
+    traces that others began, as Linkerd's proxy does."""
+    drain_seconds: Count = 15
     """How long listeners drain after a pod is told to stop, in seconds."""
+
+
+class NodeValues(_Values, frozen=True):
+    """``meshgraft.node``: the ports of the proxy on each node, for profile ``node``."""
+
+    http_port: Port = 4140
+    http2_port: Port = 4240
+    grpc_port: Port = 4340
 
 
 class MeshgraftValues(_Values, frozen=True):
     """``meshgraft``: what Linkerd's values have no place for."""
 
-    profile: Literal["envoy", "linkerd"] = "envoy"
+    profile: Literal["envoy", "linkerd", "node"] = "envoy"
     image: Image = Image(name="meshgraft/meshgraft", version=__version__)
     envoy: EnvoyValues = EnvoyValues()
+    node: NodeValues = NodeValues()
     skip_outbound_subnets: str = ""
 
 
@@ -191,6 +235,7 @@ class Values(_Values, frozen=True):
     identity_trust_anchors_pem: str = msgspec.field(default="", name="identityTrustAnchorsPEM")
     linkerd_namespace: str = "linkerd"
     image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: list[dict[str, Any]] = []
     cni_enabled: bool = False
     disable_ipv6: bool = msgspec.field(default=True, name="disableIPv6")
     identity: Identity = Identity()
@@ -224,7 +269,9 @@ def decode_values(tree: Any) -> Values:
     if not isinstance(tree, dict):
         raise BadValues(f"the values must be a mapping, not {type(tree).__name__}")
     try:
-        # Lax: Helm users write ports as strings and strings as numbers, and Helm lets them.
+        # Lax: Helm users write ports and booleans as strings, and Helm lets them.
         return msgspec.convert(_without_nulls(tree), Values, strict=False)
     except msgspec.ValidationError as error:
         raise BadValues(f"values: {error}") from error
+    except RecursionError as error:
+        raise BadValues("values: nested too deeply; an alias may hold itself") from error

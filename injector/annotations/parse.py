@@ -20,6 +20,8 @@ from injector.annotations.redirect import PortRange
 T = TypeVar("T")
 MAX_PORT = 65535
 _MAX_INT64 = 2**63 - 1
+_MOST_SHOWN = 10
+"""Bad items of a list that are named: a list may hold a hundred thousand."""
 
 
 class BadValue(ValueError):
@@ -31,7 +33,9 @@ class BadItems(BadValue):
     """Some items of a list are bad. ``good`` is the list's value without them."""
 
     def __init__(self, expected: str, bad: tuple[str, ...], good: Any) -> None:
-        shown = ", ".join(repr(item) for item in bad)
+        shown = ", ".join(repr(item) for item in bad[:_MOST_SHOWN])
+        if len(bad) > _MOST_SHOWN:
+            shown += f" and {len(bad) - _MOST_SHOWN} more"
         super().__init__(f"{expected}; not usable: {shown}")
         self.bad = bad
         self.good = good
@@ -129,9 +133,30 @@ def parse_duration(text: str) -> Duration:
     return Duration(total)
 
 
+_HOST_PORT = re.compile(
+    r"([A-Za-z0-9]([-A-Za-z0-9.]{0,252}[A-Za-z0-9.])?|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})"
+)
+
+
+def parse_host_port(text: str) -> str:
+    """``HOST:PORT``, kept as written; an IPv6 address stands in brackets."""
+    match = _HOST_PORT.fullmatch(text)
+    if match is None or not 0 < int(match["port"]) <= MAX_PORT:
+        raise BadValue("HOST:PORT, such as collector.tracing.svc.cluster.local:4317")
+    return text
+
+
 def parse_milliseconds(text: str) -> str:
     """A duration as the proxy takes it, in milliseconds: ``6s5ms`` gives ``6005ms``."""
     return f"{parse_duration(text).milliseconds}ms"
+
+
+def parse_connect_timeout(text: str) -> str:
+    """Like `parse_milliseconds`, but above 0: with no time at all, no connection is ever made,
+    and Envoy does not even start."""
+    if not parse_duration(text).nanoseconds:
+        raise BadValue('a duration above 0 that has units, such as "500ms" or "10s"')
+    return parse_milliseconds(text)
 
 
 def parse_proxy_duration(text: str) -> str:
@@ -296,42 +321,6 @@ def parse_cidr_list(text: str) -> tuple[str, ...]:
 def parse_cidr_text(text: str) -> str:
     """Like `parse_cidr_list`, as normalised text."""
     return _as_text(parse_cidr_list, text)
-
-
-_ENV_EXPECTED = 'a JSON list of EnvVars, such as [{"name": "KEY", "value": "text"}]'
-_ENV_NAME = re.compile(r"[ -<>-~]+", re.ASCII)
-"""Printable ASCII without ``=``: what the API server accepts."""
-_SOURCES = {"fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"}
-
-
-def _is_env(item: Any) -> bool:
-    if not isinstance(item, dict) or not item.keys() <= {"name", "value", "valueFrom"}:
-        return False
-    name, value, source = item.get("name"), item.get("value", ""), item.get("valueFrom")
-    if not isinstance(name, str) or not _ENV_NAME.fullmatch(name) or not isinstance(value, str):
-        return False
-    if source is None:
-        return "valueFrom" not in item
-    one_source = isinstance(source, dict) and len(source) == 1 and source.keys() <= _SOURCES
-    return one_source and not value and isinstance(next(iter(source.values())), dict)
-
-
-def parse_env(text: str) -> list[dict[str, Any]]:
-    """A JSON list of EnvVars (core/v1), each with a name and a value or one ``valueFrom``.
-
-    Raises:
-        BadItems: names each bad item, and holds the good ones.
-        BadValue: the text is not a JSON list at all.
-    """
-    try:
-        items = msgspec.json.decode(text, type=list[Any])
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        raise BadValue(_ENV_EXPECTED) from None
-    good = [item for item in items if _is_env(item)]
-    if len(good) < len(items):
-        bad = tuple(msgspec.json.encode(item).decode() for item in items if not _is_env(item))
-        raise BadItems(_ENV_EXPECTED, bad, good)
-    return good
 
 
 _IMAGE = re.compile(r"[a-z0-9][a-zA-Z0-9._:/-]*", re.ASCII)

@@ -12,14 +12,16 @@ from typing import Any, Literal
 
 import msgspec
 
+from injector.annotations.env import parse_env
 from injector.annotations.parse import (
     MAX_PORT,
     int_between,
     one_of,
     parse_bool,
     parse_cidr_text,
-    parse_env,
+    parse_connect_timeout,
     parse_fraction,
+    parse_host_port,
     parse_image,
     parse_milliseconds,
     parse_opaque_port_text,
@@ -375,7 +377,7 @@ _TRAFFIC = (
     _row(
         "proxy-outbound-connect-timeout",
         "duration",
-        parse_milliseconds,
+        parse_connect_timeout,
         "proxy.outboundConnectTimeout",
         "1000ms",
         "How long the proxy waits for a connection out of the pod.",
@@ -383,7 +385,7 @@ _TRAFFIC = (
     _row(
         "proxy-inbound-connect-timeout",
         "duration",
-        parse_milliseconds,
+        parse_connect_timeout,
         "proxy.inboundConnectTimeout",
         "100ms",
         "How long the proxy waits for a connection to the application.",
@@ -491,12 +493,22 @@ _LIFE = (
 
 _TRACES = (
     _row(
+        "trace-collector",
+        "address",
+        parse_host_port,
+        "proxy.tracing.collector.endpoint",
+        "",
+        "The OpenTelemetry collector to which the proxy sends its traces, by gRPC; turns them on.",
+        bounds="HOST:PORT",
+        derives=("proxy.tracing.enabled", lambda _: True),
+    ),
+    _row(
         "resource.opentelemetry.io/<name>",
         "text",
         parse_text,
         None,
         "",
-        "An attribute for Linkerd's traces; known, and without effect here.",
+        "An attribute of the pod's traces, where tracing is on.",
         inherited=False,
     ),
 )

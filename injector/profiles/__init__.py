@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from injector.model import Profile
 from injector.profiles.envoy import EnvoyProfile
 from injector.profiles.linkerd import LinkerdProfile
+from injector.profiles.node import NodeProfile
 
 PROFILES: Mapping[str, Profile] = {
-    profile.name: profile for profile in (EnvoyProfile(), LinkerdProfile())
+    profile.name: profile for profile in (EnvoyProfile(), LinkerdProfile(), NodeProfile())
 }
 
 

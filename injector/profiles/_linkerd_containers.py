@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from injector.model import BuildInput, Object
 from injector.pods import first_container, service_account_mount
-from injector.profiles._linkerd_env import IDENTITY_DIR, TOKEN_DIR, TOKEN_NAME, proxy_env
+from injector.profiles._linkerd_env import (
+    IDENTITY_DIR,
+    PODINFO_DIR,
+    TOKEN_DIR,
+    TOKEN_NAME,
+    proxy_env,
+)
 from injector.profiles.common import (
     image,
     proxy_position,
@@ -15,6 +21,7 @@ from injector.values import BadValues, Probe, Values
 
 _XTABLES_VOLUME = "linkerd-proxy-init-xtables-lock"
 _IDENTITY_VOLUME = "linkerd-identity-end-entity"
+_PODINFO_VOLUME = "linkerd-podinfo"
 _TOKEN_SECONDS = 86400
 _LOCAL_PORT_OF_LINKERD = 4140
 """The validator's port in Linkerd, whatever the proxy's outbound port is."""
@@ -45,8 +52,15 @@ def volumes(values: Values) -> tuple[Object, ...]:
     return (
         *(() if values.cni_enabled else (lock,)),
         {"name": _IDENTITY_VOLUME, "emptyDir": {"medium": "Memory"}},
+        *((_podinfo(),) if values.proxy.tracing.enabled else ()),
         *((token,) if values.identity.service_account_token_projection else ()),
     )
+
+
+def _podinfo() -> Object:
+    """The pod's labels as a file, which the proxy makes attributes of its traces."""
+    labels = {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}
+    return {"name": _PODINFO_VOLUME, "downwardAPI": {"items": [labels]}}
 
 
 def _with_resources(container: Object, values: Values) -> Object:
@@ -128,6 +142,8 @@ def _security_context(given: BuildInput) -> Object:
 
 def _mounts(given: BuildInput) -> list[Object]:
     mounts: list[Object] = [{"name": _IDENTITY_VOLUME, "mountPath": IDENTITY_DIR}]
+    if given.values.proxy.tracing.enabled:
+        mounts.append({"name": _PODINFO_VOLUME, "mountPath": PODINFO_DIR})
     if given.values.identity.service_account_token_projection:
         mounts.append({"name": TOKEN_NAME, "mountPath": TOKEN_DIR})
     return mounts + _service_account_mounts(given.pod)

@@ -8,9 +8,11 @@ from typing import Any
 
 from injector.model import BuildInput, Object
 from injector.ports import inbound_ports
+from injector.profiles.common import trace_attributes
 from injector.values import Values
 
 IDENTITY_DIR = "/var/run/linkerd/identity/end-entity"
+PODINFO_DIR = "/var/run/linkerd/podinfo"
 TOKEN_DIR = "/var/run/secrets/tokens"  # noqa: S105
 TOKEN_NAME = "linkerd-identity-token"  # noqa: S105
 _DEFAULT_TOKEN_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105
@@ -137,11 +139,29 @@ def _traffic(given: BuildInput) -> _Variables:
     yield "INBOUND_ACCEPT_USER_TIMEOUT", "30s"
     yield "OUTBOUND_CONNECT_USER_TIMEOUT", "30s"
     yield "OUTBOUND_METRICS_HOSTNAME_LABELS", _flag(proxy.metrics.hostname_labels)
+    yield from _tracing(given)
     yield from _parameters("INBOUND", proxy.inbound)
     yield from _parameters("OUTBOUND", proxy.outbound)
     yield "INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION", proxy.opaque_ports or None
     context = '{"ns":"$(_pod_ns)", "nodeName":"$(_pod_nodeName)", "pod":"$(_pod_name)"}\n'
     yield "DESTINATION_CONTEXT", context
+
+
+def _tracing(given: BuildInput) -> _Variables:
+    tracing = given.values.proxy.tracing
+    if not tracing.enabled:
+        return
+    peer = tracing.collector.mesh_identity
+    account = f"{peer.service_account_name}.{peer.namespace}"
+    known = peer.service_account_name and peer.namespace
+    attributes = {**tracing.labels, **trace_attributes(given.pod)}
+    yield "TRACE_ATTRIBUTES_PATH", f"{PODINFO_DIR}/labels"
+    yield "TRACE_ANNOTATIONS_PATH", f"{PODINFO_DIR}/annotations"
+    yield "TRACE_PROTOCOL", "opentelemetry"
+    yield "TRACE_SERVICE_NAME", tracing.trace_service_name
+    yield "TRACE_COLLECTOR_SVC_ADDR", tracing.collector.endpoint
+    yield "TRACE_COLLECTOR_SVC_NAME", f"{account}.{_accounts(given.values)}" if known else None
+    yield "TRACE_EXTRA_ATTRIBUTES", "".join(f"{k}={attributes[k]}\n" for k in sorted(attributes))
 
 
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -157,9 +177,13 @@ def _parameters(name: str, tree: Mapping[str, Any]) -> _Variables:
             yield path, _flag(value) if isinstance(value, bool) else str(value)
 
 
+def _accounts(values: Values) -> str:
+    """What the name of a service account in the mesh ends in."""
+    return f"serviceaccount.identity.{values.linkerd_namespace}.{_trust_domain(values)}"
+
+
 def _identity(values: Values) -> _Variables:
-    namespace, domain = values.linkerd_namespace, _trust_domain(values)
-    accounts = f"serviceaccount.identity.{namespace}.{domain}"
+    namespace, accounts = values.linkerd_namespace, _accounts(values)
     address = f"linkerd-identity-headless.{namespace}.svc.{values.cluster_domain}.:8080"
     projected = values.identity.service_account_token_projection
     destination = f"linkerd-destination.{namespace}.{accounts}"

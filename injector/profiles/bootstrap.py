@@ -50,6 +50,11 @@ class EnvoyConfig:
     ipv6: bool = False
     access_log: str = ""
     shutdown_endpoint: bool = False
+    trace_collector: tuple[str, int] | None = None
+    """Host and port of an OpenTelemetry collector that takes gRPC."""
+    trace_service: str = ""
+    trace_sampling: float = 0.0
+    """Percent of the requests that begin a trace where the client began none."""
 
 
 def bootstrap(config: EnvoyConfig) -> Json:
@@ -61,6 +66,7 @@ def bootstrap(config: EnvoyConfig) -> Json:
         "static_resources": {
             "listeners": [_inbound(config), _outbound(config), _admin_listener(config)],
             "clusters": [
+                *_collector_clusters(config),
                 _original_dst("inbound", config.inbound_connect_timeout),
                 _original_dst("outbound", config.outbound_connect_timeout),
                 _admin_cluster(config.control_port),
@@ -155,13 +161,26 @@ def _http_inspector(opaque: Sequence[PortRange]) -> Json:
     )
     ranges: list[Json] = [  # the end is exclusive
         {"destination_port_range": {"start": ports.lower, "end": ports.upper + 1}}
-        for ports in opaque
+        for ports in _merged(opaque)
     ]
     if len(ranges) == 1:
         inspector["filter_disabled"] = ranges[0]
     elif ranges:
         inspector["filter_disabled"] = {"or_match": {"rules": ranges}}
     return inspector
+
+
+def _merged(ranges: Sequence[PortRange]) -> list[PortRange]:
+    """The same ports in as few ranges as can be: all of this goes into one argument, of which
+    Linux takes 128 KiB, and users do list a thousand ports one by one."""
+    merged: list[PortRange] = []
+    for ports in sorted(ranges):
+        if merged and ports.lower <= merged[-1].upper + 1:
+            last = merged.pop()
+            merged.append(PortRange(last.lower, max(last.upper, ports.upper)))
+        else:
+            merged.append(ports)
+    return merged
 
 
 def _admin_listener(config: EnvoyConfig) -> Json:
@@ -243,6 +262,7 @@ def _http_proxy(name: str, config: EnvoyConfig) -> Json:
         generate_request_id=False,
         preserve_external_request_id=True,
         proxy_100_continue=True,
+        **_tracing(config, name),
         **_access_log(config.access_log, http=True),
     )
 
@@ -325,6 +345,67 @@ def _access_log(kind: str, *, http: bool) -> Json:
     return {"access_log": [log]}
 
 
+def _tracing(config: EnvoyConfig, name: str) -> Json:
+    """Spans for requests that are part of a trace, to an OpenTelemetry collector."""
+    if config.trace_collector is None:
+        return {}
+    detector = _TYPE + (
+        "envoy.extensions.tracers.opentelemetry.resource_detectors.v3."
+        "EnvironmentResourceDetectorConfig"
+    )
+    provider = {
+        "name": "envoy.tracers.opentelemetry",
+        "typed_config": {
+            "@type": _TYPE + "envoy.config.trace.v3.OpenTelemetryConfig",
+            "grpc_service": {"envoy_grpc": {"cluster_name": "collector"}, "timeout": "1s"},
+            "service_name": config.trace_service,
+            "sampler": _sampler(config.trace_sampling),
+            "resource_detectors": [
+                {
+                    "name": "envoy.tracers.opentelemetry.resource_detectors.environment",
+                    "typed_config": {"@type": detector},
+                }
+            ],
+        },
+    }
+    request_id = _TYPE + "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"
+    return {
+        # Requests without an x-request-id are traced too, and get none for it.
+        "request_id_extension": {
+            "typed_config": {
+                "@type": request_id,
+                "pack_trace_reason": False,
+                "use_request_id_for_trace_sampling": False,
+            }
+        },
+        "tracing": {
+            "provider": provider,
+            "random_sampling": {"value": 100.0},  # the sampler decides
+            "spawn_upstream_span": False,
+            "custom_tags": [{"tag": "direction", "literal": {"value": name}}],
+        },
+    }
+
+
+def _sampler(percent: float) -> Json:
+    """Who began the trace decides; of the requests that nobody traces, ``percent`` are."""
+    samplers = _TYPE + "envoy.extensions.tracers.opentelemetry.samplers.v3."
+    ratio = {
+        "name": "envoy.tracers.opentelemetry.samplers.trace_id_ratio_based",
+        "typed_config": {
+            "@type": samplers + "TraceIdRatioBasedSamplerConfig",
+            "sampling_percentage": {"numerator": round(percent * 10000), "denominator": "MILLION"},
+        },
+    }
+    return {
+        "name": "envoy.tracers.opentelemetry.samplers.parent_based",
+        "typed_config": {
+            "@type": samplers + "ParentBasedSamplerConfig",
+            "wrapped_sampler": ratio,
+        },
+    }
+
+
 # --- clusters ----------------------------------------------------------------------------------
 
 
@@ -381,17 +462,37 @@ def _http2() -> Json:
     return {"allow_connect": True, "allow_metadata": False}
 
 
+def _collector_clusters(config: EnvoyConfig) -> list[Json]:
+    if config.trace_collector is None:
+        return []
+    options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    return [
+        {
+            "name": "collector",
+            "type": "STRICT_DNS",
+            "connect_timeout": "1s",
+            "load_assignment": _endpoint("collector", *config.trace_collector),
+            "typed_extension_protocol_options": {
+                options: {
+                    "@type": _TYPE + options,
+                    "explicit_http_config": {"http2_protocol_options": {}},
+                }
+            },
+        }
+    ]
+
+
+def _endpoint(cluster: str, host: str, port: int) -> Json:
+    return {
+        "cluster_name": cluster,
+        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(host, port)}}]}],
+    }
+
+
 def _admin_cluster(port: int) -> Json:
     return {
         "name": "admin",
         "type": "STATIC",
         "connect_timeout": "1s",
-        "load_assignment": {
-            "cluster_name": "admin",
-            "endpoints": [
-                {
-                    "lb_endpoints": [{"endpoint": {"address": _address("127.0.0.1", port)}}],
-                }
-            ],
-        },
+        "load_assignment": _endpoint("admin", "127.0.0.1", port),
     }

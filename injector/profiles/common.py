@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from injector.annotations import BadValue, Duration, parse_duration
 from injector.labels import label_value
 from injector.model import BuildInput, Object
 from injector.pods import annotations_of, first_container
-from injector.values import Image, Values
+from injector.values import BadValues, Image, Values
 
 CONTROL_PLANE_NS_LABEL = "linkerd.io/control-plane-ns"
 WORKLOAD_NS_LABEL = "linkerd.io/workload-ns"
@@ -25,16 +26,26 @@ _RESOURCES = (("cpu", "cpu"), ("memory", "memory"), ("ephemeral-storage", "ephem
 def owner_labels(given: BuildInput) -> dict[str, str]:
     """The three labels of a meshed pod; ``linkerd.io/proxy-<kind>`` for known workloads only.
 
-    Like Linkerd's, the webhook never labels a CronJob's pods so, and the command does.
+    Like Linkerd's, the webhook never labels a CronJob's pods so, and the command does; and the
+    pods of a ReplicaSet that belongs to something unknown (an Argo Rollout) name the ReplicaSet.
     """
     labels = {
         CONTROL_PLANE_NS_LABEL: given.values.linkerd_namespace,
         WORKLOAD_NS_LABEL: given.namespace.name,
     }
-    kind = given.owner.kind
+    kind, name = given.owner.kind, given.owner.name
+    if kind not in _LABELLED_KINDS and (replica_set := _replica_set(given.pod)):
+        kind, name = "replicaset", replica_set
     if kind in _LABELLED_KINDS or (kind == "cronjob" and given.origin.by_command):
-        labels[f"linkerd.io/proxy-{kind}"] = label_value(given.owner.name)
+        labels[f"linkerd.io/proxy-{kind}"] = label_value(name)
     return dict(sorted(labels.items()))
+
+
+def _replica_set(pod: Object) -> str:
+    """The name of the ReplicaSet that alone owns the pod."""
+    references = (pod.get("metadata") or {}).get("ownerReferences") or ()
+    names = [one["name"] for one in references if one.get("kind") == "ReplicaSet"]
+    return names[0] if len(references) == len(names) == 1 else ""
 
 
 def proxy_position(values: Values) -> Literal["native", "first", "last"]:
@@ -92,3 +103,39 @@ def convenience_annotations(given: BuildInput, volumes: Iterable[Object]) -> dic
     if ours:
         result[SAFE_TO_EVICT] = ",".join(dict.fromkeys(listed + ours))
     return result
+
+
+_TRACE_ATTRIBUTE = "resource.opentelemetry.io/"
+
+
+def trace_attributes(pod: Object) -> dict[str, str]:
+    """Attributes of a pod's traces: its ``resource.opentelemetry.io/*`` annotations, by name."""
+    return {
+        key.removeprefix(_TRACE_ATTRIBUTE): " ".join(value.split())
+        for key, value in annotations_of(pod).items()
+        if key.startswith(_TRACE_ATTRIBUTE)
+    }
+
+
+def pull_secrets(given: BuildInput) -> tuple[Object, ...]:
+    """Secrets for the images that we add, where the settings name some; each must exist in the
+    pod's namespace. The command adds none, as Linkerd's does not."""
+    return () if given.origin.by_command else tuple(given.values.image_pull_secrets)
+
+
+def resources_field(values: Values) -> Object:
+    """The proxy's ``resources`` as a field of a container; nothing where nothing is set."""
+    amounts = resources(values)
+    return {"resources": amounts} if amounts else {}
+
+
+def duration(name: str, text: str) -> Duration:
+    """A duration of ``proxy`` in the settings; annotations were checked, the values file was not.
+
+    Raises:
+        BadValues: it is none.
+    """
+    try:
+        return parse_duration(text)
+    except BadValue as error:
+        raise BadValues(f"values: proxy.{name}: {text!r}: expected {error}") from error

@@ -6,55 +6,84 @@ import json
 import re
 
 from injector.annotations import (
+    PREFIX,
     REDIRECT_ANNOTATION,
     BadItems,
     PortRange,
-    Redirect,
-    parse_duration,
     parse_port_list,
 )
 from injector.model import Additions, BuildInput, Object
+from injector.profiles._envoy_hooks import drain_seconds, lifecycle
+from injector.profiles._envoy_init import INIT, VALIDATOR, init, validator
+from injector.profiles._linkerd_containers import debug
 from injector.profiles.bootstrap import EnvoyConfig, bootstrap
 from injector.profiles.common import (
     CONTROL_PLANE_NS_LABEL,
     convenience_annotations,
     cores,
-    image,
+    duration,
     owner_labels,
     proxy_position,
-    pull_policy,
-    resources,
+    pull_secrets,
+    resources_field,
+    trace_attributes,
 )
 from injector.redirect import redirect_for
-from injector.values import Probe, Values
+from injector.values import BadValues, Probe, Values
+
+__all__ = ["INIT", "PROXY", "VALIDATOR", "EnvoyProfile"]
 
 PROXY = "envoy-proxy"
-INIT = "meshgraft-init"
-VALIDATOR = "meshgraft-network-validator"
+
+_IGNORED = (
+    "default-inbound-policy",
+    "enable-external-profiles",
+    "enable-gateway",
+    "pod-inbound-ports",
+    "proxy-cpu-ratio-limit",
+    "proxy-inbound-discovery-cache-unused-timeout",
+    "proxy-log-http-headers",
+    "proxy-metrics-hostname-labels",
+    "proxy-outbound-discovery-cache-unused-timeout",
+    "proxy-require-identity-inbound-ports",
+)
 
 
 class EnvoyProfile:
     """Envoy as a sidecar: no ConfigMap, no control plane, no volume."""
 
     name = "envoy"
+    ignores = frozenset(PREFIX + key for key in _IGNORED)
 
     def build(self, given: BuildInput) -> Additions:
-        """The proxy, and what sets or checks the pod's traffic rules before anything starts."""
+        """The proxy, and what sets or checks the pod's traffic rules before anything starts.
+
+        Raises:
+            BadValues: the settings are not usable (a time-out that is none).
+        """
         values = given.values
         redirect, warnings = redirect_for(values)
         annotations = {"meshgraft.io/profile": self.name, **convenience_annotations(given, ())}
         if values.cni_enabled:
             annotations[REDIRECT_ANNOTATION] = redirect.to_annotation()
+        if values.proxy.is_ingress:
+            warnings = (*warnings, _NO_INGRESS)
         return Additions(
             proxy=_proxy(given),
             position=proxy_position(values),
-            init_containers=(
-                _validator(values) if values.cni_enabled else _init(values, redirect),
-            ),
+            init_containers=(validator(values) if values.cni_enabled else init(values, redirect),),
+            containers=(debug(values),) if values.enable_debug_sidecar else (),
             annotations=annotations,
             labels=_labels(given),
+            image_pull_secrets=pull_secrets(given),
             warnings=warnings,
         )
+
+
+_NO_INGRESS = (
+    'linkerd.io/inject: "ingress" is "enabled" with profile envoy: it always goes to where the '
+    "connection was going"
+)
 
 
 def _labels(given: BuildInput) -> dict[str, str]:
@@ -69,36 +98,23 @@ def _labels(given: BuildInput) -> dict[str, str]:
 
 
 def _proxy(given: BuildInput) -> Object:
-    values = given.values
-    proxy, picture = values.proxy, values.meshgraft.envoy.image
+    values, proxy = given.values, given.values.proxy
     container: Object = {
         "name": PROXY,
-        "image": image(picture, values),
-        "imagePullPolicy": pull_policy(picture, values),
+        **_picture(given),
         "command": ["/usr/local/bin/envoy"],
         "args": _args(given),
-        "env": [
-            {"name": "POD_NAME", "valueFrom": _field("metadata.name")},
-            {"name": "POD_NAMESPACE", "valueFrom": _field("metadata.namespace")},
-        ],
+        "env": _env(given),
         "ports": [
             {"name": PROXY, "containerPort": proxy.ports.inbound, "protocol": "TCP"},
             {"name": "envoy-admin", "containerPort": proxy.ports.admin, "protocol": "TCP"},
         ],
         "livenessProbe": _probe("/live", proxy.ports.admin, proxy.liveness_probe),
         "readinessProbe": _probe("/ready", proxy.ports.admin, proxy.readiness_probe),
-        "lifecycle": _lifecycle(given),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "runAsUser": proxy.uid,
-            **({"runAsGroup": proxy.gid} if proxy.gid >= 0 else {}),
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "lifecycle": lifecycle(given),
+        "securityContext": proxy.security_context or _rights(values),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        **_resources(values),
+        **resources_field(values),
     }
     if proxy.native_sidecar:
         container["restartPolicy"] = "Always"
@@ -107,12 +123,53 @@ def _proxy(given: BuildInput) -> Object:
     return container
 
 
+def _picture(given: BuildInput) -> Object:
+    """Envoy's image. ``proxy.image`` in the settings is Linkerd's proxy, but an annotation that
+    names another image means the proxy that this pod gets."""
+    ours, base = given.values.meshgraft.envoy.image, given.settings.proxy.image
+    asked = given.values.proxy.image
+    name = asked.name if asked.name != base.name else ours.name
+    version = asked.version if asked.version != base.version else ours.version
+    policy = asked.pull_policy if asked.pull_policy != base.pull_policy else ours.pull_policy
+    return {
+        "image": f"{name}:{version}" if version else name,
+        "imagePullPolicy": policy or given.values.image_pull_policy,
+    }
+
+
+def _env(given: BuildInput) -> list[Object]:
+    env: list[Object] = [
+        {"name": "POD_NAME", "valueFrom": _field("metadata.name")},
+        {"name": "POD_NAMESPACE", "valueFrom": _field("metadata.namespace")},
+    ]
+    if given.values.proxy.tracing.enabled:
+        attributes = {
+            "k8s.pod.name": "$(POD_NAME)",
+            "k8s.namespace.name": "$(POD_NAMESPACE)",
+            **trace_attributes(given.pod),
+        }
+        text = ",".join(f"{name}={value}" for name, value in attributes.items())
+        env.append({"name": "OTEL_RESOURCE_ATTRIBUTES", "value": text})
+    return env + given.values.proxy.additional_env
+
+
+def _rights(values: Values) -> Object:
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "runAsUser": values.proxy.uid,
+        **({"runAsGroup": values.proxy.gid} if values.proxy.gid >= 0 else {}),
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
 def _args(given: BuildInput) -> list[str]:
     values = given.values
     args = [
         "--config-yaml",
-        # Kubernetes expands $(NAME) in args; a bootstrap means what it says.
-        _compact(bootstrap(_envoy_config(given))).replace("$(", "$$("),
+        _literal(_compact(bootstrap(_envoy_config(given)))),
         "--service-cluster",
         f"{given.owner.name or '$(POD_NAME)'}.$(POD_NAMESPACE)",
         "--service-node",
@@ -122,7 +179,7 @@ def _args(given: BuildInput) -> list[str]:
         "--log-level",
         _log_level(values.proxy.log_level),
         "--drain-time-s",
-        str(_drain_seconds(given)),
+        str(drain_seconds(given)),
         "--drain-strategy",
         "immediate",
         # Shared memory for hot restart would need a writable /dev/shm, and is never used here.
@@ -134,6 +191,11 @@ def _args(given: BuildInput) -> list[str]:
             '{"time":"%Y-%m-%dT%T.%F","level":"%l","logger":"%n","message":"%j"}',
         ]
     return args
+
+
+def _literal(text: str) -> str:
+    """An arg that means what it says: Kubernetes expands ``$(NAME)`` there, and halves ``$$``."""
+    return text.replace("$", "$$")
 
 
 def _envoy_config(given: BuildInput) -> EnvoyConfig:
@@ -150,14 +212,30 @@ def _envoy_config(given: BuildInput) -> EnvoyConfig:
         outbound_opaque_ports=tuple(
             dict.fromkeys((*opaque, *_ranges(given.settings.proxy.opaque_ports)))
         ),
-        inbound_connect_timeout=_seconds(proxy.inbound_connect_timeout),
-        outbound_connect_timeout=_seconds(proxy.outbound_connect_timeout),
+        inbound_connect_timeout=_seconds("inboundConnectTimeout", proxy.inbound_connect_timeout),
+        outbound_connect_timeout=_seconds("outboundConnectTimeout", proxy.outbound_connect_timeout),
         inbound_detect_timeout=0 if proxy.disable_inbound_protocol_detect_timeout else 10,
         outbound_detect_timeout=0 if proxy.disable_outbound_protocol_detect_timeout else 10,
         ipv6=not given.values.disable_ipv6,
         access_log=proxy.access_log,
         shutdown_endpoint=proxy.enable_shutdown_endpoint,
+        trace_collector=_collector(given.values),
+        trace_service=given.owner.name or PROXY,
+        trace_sampling=given.values.meshgraft.envoy.trace_sampling,
     )
+
+
+def _collector(values: Values) -> tuple[str, int] | None:
+    tracing = values.proxy.tracing
+    if not tracing.enabled:
+        return None
+    host, _, port = tracing.collector.endpoint.rpartition(":")
+    if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise BadValues(
+            f"values: proxy.tracing.collector.endpoint: {tracing.collector.endpoint!r}: "
+            "expected HOST:PORT, because proxy.tracing.enabled is true"
+        )
+    return host.strip("[]"), int(port)
 
 
 def _ranges(text: str) -> tuple[PortRange, ...]:
@@ -169,8 +247,12 @@ def _ranges(text: str) -> tuple[PortRange, ...]:
         return good
 
 
-def _seconds(text: str) -> float:
-    return parse_duration(text).nanoseconds / 1e9
+def _seconds(name: str, text: str) -> float:
+    """A time-out above 0, as Envoy takes it. Annotations were checked: the values file was not."""
+    length = duration(name, text)
+    if not length.nanoseconds:
+        raise BadValues(f"values: proxy.{name}: {text!r}: expected a duration above 0")
+    return length.nanoseconds / 1e9
 
 
 _LEVELS = {
@@ -193,61 +275,6 @@ def _log_level(text: str) -> str:
     return "warning"
 
 
-# --- life and death ----------------------------------------------------------------------------
-
-
-def _lifecycle(given: BuildInput) -> Object:
-    proxy = given.values.proxy
-    hooks: Object = {"preStop": _bash(_drain_script(given))}
-    if proxy.await_ and not proxy.native_sidecar:
-        hooks["postStart"] = _bash(_AWAIT.format(port=proxy.ports.admin))
-    return hooks
-
-
-def _bash(script: str) -> Object:
-    return {"exec": {"command": ["/bin/bash", "-c", script]}}
-
-
-# The image has bash and no HTTP client; bash can speak enough HTTP by itself.
-_AWAIT = """\
-for _ in {{1..1200}}; do
-  if exec 3<>/dev/tcp/127.0.0.1/{port}; then
-    printf 'GET /ready HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n' >&3
-    read -r _ status _ <&3
-    exec 3>&-
-    [ "$status" = 200 ] && exit 0
-  fi 2>/dev/null
-  sleep 0.1
-done
-exit 1
-"""
-_DRAIN = """\
-exec 3<>/dev/tcp/127.0.0.1/{port}
-printf 'POST /drain_listeners?graceful&skip_exit&inboundonly HTTP/1.1\\r\\n' >&3
-printf 'Host: localhost\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n' >&3
-cat <&3
-exec sleep {seconds}
-"""
-
-
-def _drain_script(given: BuildInput) -> str:
-    """Asks Envoy to finish inbound connections politely, and stays until it has, while what the
-    application still sends passes; then the kubelet ends Envoy."""
-    wait = 0 if given.values.proxy.native_sidecar else given.values.proxy.wait_before_exit_seconds
-    return _DRAIN.format(
-        port=given.values.proxy.ports.control, seconds=max(wait, _drain_seconds(given))
-    )
-
-
-def _drain_seconds(given: BuildInput) -> int:
-    """The drain time, at most half of the pod's grace period: the application needs the rest."""
-    grace = given.pod.get("spec", {}).get("terminationGracePeriodSeconds")
-    wanted = given.values.meshgraft.envoy.drain_seconds
-    if given.values.proxy.shutdown_grace_period:
-        wanted = parse_duration(given.values.proxy.shutdown_grace_period).seconds
-    return min(wanted, (30 if grace is None else grace) // 2)
-
-
 def _probe(path: str, port: int, probe: Probe) -> Object:
     return {
         "httpGet": {"path": path, "port": port},
@@ -263,69 +290,6 @@ def _startup_probe(port: int, probe: Probe) -> Object:
         "periodSeconds": probe.period_seconds,
         "failureThreshold": probe.failure_threshold,
     }
-
-
-# --- before the proxy --------------------------------------------------------------------------
-
-
-def _init(values: Values, redirect: Redirect) -> Object:
-    """Sets the rules from inside the pod, where no CNI plugin does it from the node."""
-    init = values.proxy_init
-    legacy = init.iptables_mode == "legacy"
-    return {
-        "name": INIT,
-        **_own_image(values),
-        "command": ["meshgraft", "proxy-init"],
-        "args": ["--iptables-mode", init.iptables_mode, "--redirect", redirect.to_annotation()],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            # Root, because Kubernetes gives a user without a file capability none at all; libiptc
-            # (legacy) opens raw sockets.
-            "capabilities": {
-                "drop": ["ALL"],
-                "add": ["NET_ADMIN", "NET_RAW"] if legacy else ["NET_ADMIN"],
-            },
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": False,
-            "runAsUser": 0,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        **_resources(values),
-    }
-
-
-def _validator(values: Values) -> Object:
-    """Waits until the rules that the CNI plugin set are seen to work, and fails if they are not."""
-    validator = values.network_validator
-    ipv6 = not values.disable_ipv6
-    port = values.proxy.ports.outbound
-    return {
-        "name": VALIDATOR,
-        **_own_image(values),
-        "command": ["meshgraft", "network-validator"],
-        "args": [
-            "--connect-addr",
-            validator.connect_addr or ("[fd00::1]:20001" if ipv6 else "1.1.1.1:20001"),
-            "--listen-addr",
-            validator.listen_addr or (f"[::]:{port}" if ipv6 else f"0.0.0.0:{port}"),
-            "--timeout",
-            validator.timeout,
-        ],
-        "securityContext": validator.security_context,
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        **_resources(values),
-    }
-
-
-def _own_image(values: Values) -> Object:
-    picture = values.meshgraft.image
-    return {"image": image(picture, values), "imagePullPolicy": pull_policy(picture, values)}
-
-
-def _resources(values: Values) -> Object:
-    amounts = resources(values)
-    return {"resources": amounts} if amounts else {}
 
 
 def _field(path: str) -> Object:

@@ -11,6 +11,7 @@ from injector.profiles.common import (
     convenience_annotations,
     owner_labels,
     proxy_position,
+    pull_secrets,
 )
 from injector.redirect import redirect_for
 
@@ -30,6 +31,7 @@ class LinkerdProfile:
     """
 
     name = "linkerd"
+    ignores: frozenset[str] = frozenset()
 
     def build(self, given: BuildInput) -> Additions:
         """The proxy, the init container that its traffic rules take, volumes and marks.
@@ -52,6 +54,7 @@ class LinkerdProfile:
             volumes=added,
             annotations=annotations,
             labels=owner_labels(given),
+            image_pull_secrets=pull_secrets(given),
             warnings=warnings,
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from injector.core import mutate
 from injector.model import Namespace, Object, Origin, Outcome, Owner
-from injector.profiles.linkerd import LinkerdProfile
+from injector.profiles import PROFILES
 from injector.values import Values, decode_values
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -98,15 +98,16 @@ def inject(
     values: Values | None = None,
     origin: Origin = WEBHOOK,
     whose: Owner | None = None,
+    profile: str = "linkerd",
 ) -> Outcome:
-    """The core with profile ``linkerd``; the object given must come out untouched."""
+    """The core; the object given must come out untouched."""
     before = copy.deepcopy(obj)
     outcome = mutate(
         obj,
         where or meshed(),
         whose or owner(obj),
         values or settings(),
-        LinkerdProfile(),
+        PROFILES[profile],
         origin,
     )
     assert obj == before, "the core changed its input"

@@ -29,6 +29,9 @@ CONFIGS = {
     ),
     "apache log": config(access_log="apache"),
     "json log": config(access_log="json"),
+    "tracing": config(
+        trace_collector=("collector.tracing", 4317), trace_service="web", trace_sampling=0.5
+    ),
     "shutdown": config(shutdown_endpoint=True),
     "short time-outs": config(inbound_connect_timeout=0.000001, outbound_detect_timeout=0),
 }
@@ -113,3 +116,20 @@ def test_seconds_keep_what_is_below_a_second() -> None:
     }
     assert clusters["inbound"]["connect_timeout"] == "0.000001s"
     assert clusters["outbound"]["connect_timeout"] == "1s"
+
+
+def test_a_thousand_ports_listed_one_by_one_fit_into_one_argument() -> None:
+    """Linux takes 128 KiB for one argument."""
+    ports = tuple(PortRange(port, port) for port in (25, *range(6000, 5000, -1), 5500))
+    given = EnvoyConfig(
+        inbound_port=4143,
+        outbound_port=4140,
+        admin_port=4191,
+        control_port=4190,
+        inbound_opaque_ports=ports,
+    )
+    inspector = listener("inbound", given)["listener_filters"][1]
+    assert [
+        (rule["destination_port_range"]["start"], rule["destination_port_range"]["end"])
+        for rule in inspector["filter_disabled"]["or_match"]["rules"]
+    ] == [(25, 26), (5001, 6001)]

@@ -278,3 +278,12 @@ def test_a_pod_without_any_metadata_can_be_injected() -> None:
     del given["metadata"]
     outcome = inject(given, whose=Owner("pod", ""))
     assert container(outcome.patched, "linkerd-proxy")
+
+
+@pytest.mark.parametrize("profile", ["envoy", "linkerd", "node"])
+def test_rules_left_over_from_another_injection_go(profile: str) -> None:
+    """The CNI plugin would set them, for a proxy that the pod does not get."""
+    given = pod({"meshgraft.io/redirect": "{}", "meshgraft.io/profile": "old"})
+    annotations = inject(given, profile=profile).patched["metadata"]["annotations"]
+    assert "meshgraft.io/redirect" not in annotations
+    assert annotations.get("meshgraft.io/profile") != "old"

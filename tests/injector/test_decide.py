@@ -144,3 +144,9 @@ def test_what_is_no_pod_is_unsupported(given: Object) -> None:
 
 def test_every_reason_has_a_text() -> None:
     assert len({reason.text for reason in SkipReason}) == len(SkipReason)
+
+
+def test_a_windows_pod_is_left_alone() -> None:
+    """The API server refuses it with a security context for Linux."""
+    assert decide(pod(os={"name": "windows"}), meshed(), Values(), WEBHOOK).reasons == (R.WINDOWS,)
+    assert decide(pod(os={"name": "linux"}), meshed(), Values(), WEBHOOK).reasons == ()

@@ -86,3 +86,10 @@ def test_a_changed_container_is_patched_inside() -> None:
     assert diff(given, after) == [
         {"op": "add", "path": "/spec/containers/0/env", "value": [{"name": "A", "value": "b"}]}
     ]
+
+
+def test_no_text_that_a_user_can_write_is_taken_for_a_stand_in() -> None:
+    text = "\0" + "0\0"
+    before: Object = {"old": text, "same": text}
+    after: Object = {"new": "other", "same": text}
+    assert _applied(before, after) == after

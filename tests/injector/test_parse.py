@@ -7,7 +7,6 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -242,49 +241,6 @@ def test_cidrs_keep_their_network(address: Any, bits: int) -> None:
     assert address in ipaddress.ip_network(found)
 
 
-@pytest.mark.parametrize(
-    "item",
-    [
-        {"name": "A"},
-        {"name": "A", "value": ""},
-        {"name": "a.b-c_d", "value": "text"},
-        {"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-        {"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
-    ],
-)
-def test_env_takes_what_the_api_server_takes(item: dict[str, Any]) -> None:
-    assert parse.parse_env(msgspec.json.encode([item]).decode()) == [item]
-
-
-@pytest.mark.parametrize(
-    "item",
-    [
-        {},
-        "A",
-        {"name": ""},
-        {"name": "A=B"},
-        {"name": 1},
-        {"name": "A", "value": 1},
-        {"name": "A", "other": "x"},
-        {"name": "A", "valueFrom": None},
-        {"name": "A", "valueFrom": {}},
-        {"name": "A", "valueFrom": {"fieldRef": {}, "secretKeyRef": {}}},
-        {"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-    ],
-)
-def test_each_bad_env_is_named_and_the_good_ones_hold(item: Any) -> None:
-    good = {"name": "GOOD", "value": "yes"}
-    with pytest.raises(BadItems, match="EnvVar") as caught:
-        parse.parse_env(msgspec.json.encode([item, good]).decode())
-    assert caught.value.good == [good]
-
-
-@pytest.mark.parametrize("text", ["", "{not json", "{}", '"A"', "null", "[" * 100_000])
-def test_env_that_is_no_list_at_all_is_refused(text: str) -> None:
-    with pytest.raises(BadValue, match="JSON list"):
-        parse.parse_env(text)
-
-
 @pytest.mark.parametrize("text", ["proxy", "cr.l5d.io/linkerd/proxy", "localhost:5000/proxy"])
 def test_image_names(text: str) -> None:
     assert parse.parse_image(text) == text
@@ -315,7 +271,7 @@ def test_enumeration_lists_its_choices() -> None:
 
 PARSERS: list[Callable[[str], Any]] = [
     parse.parse_bool, parse.parse_duration, parse.parse_quantity, parse.parse_fraction,
-    parse.parse_port_list, parse.parse_opaque_port_text, parse.parse_cidr_list, parse.parse_env,
+    parse.parse_port_list, parse.parse_opaque_port_text, parse.parse_cidr_list,
     parse.parse_image, parse.parse_tag, parse.int_between(0, 9),
 ]  # fmt: skip
 

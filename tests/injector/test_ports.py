@@ -96,3 +96,10 @@ def test_an_unknown_name_is_left_out_with_a_warning() -> None:
 
 def test_no_opaque_ports_at_all() -> None:
     assert resolve_opaque_ports("", pod()) == ("", ())
+
+
+def test_a_hundred_thousand_unknown_names_make_one_short_warning() -> None:
+    text, (warning,) = resolve_opaque_ports("a," * 100_000 + "25", _pod({"containerPort": 1}))
+    assert text == "25"
+    assert "and 99995 more left out" in warning
+    assert len(warning) < 256

@@ -9,9 +9,11 @@ import pytest
 
 from injector.annotations import REDIRECT_ANNOTATION, PortRange, parse_redirect
 from injector.core import mutate
-from injector.model import Namespace, Object, Origin, Outcome, Owner
+from injector.model import Namespace, Object, Origin, Outcome, Owner, SkipReason
 from injector.profiles import get_profile
+from injector.profiles.envoy import _literal
 from injector.values import decode_values
+from meshgraft.lab.envoy import expand
 
 OWNER = Owner("deployment", "web")
 
@@ -182,10 +184,9 @@ def test_draining_leaves_half_of_the_grace_period_to_the_application(
     assert script.endswith(f"exec sleep {seconds}\n")
 
 
-def test_kubernetes_expands_nothing_within_the_bootstrap() -> None:
-    """What looks like a variable of Kubernetes there is text (``$(`` in a log format, say)."""
-    text = arg(inject(), "--config-yaml")
-    assert "$(" not in text.replace("$$(", "")
+@pytest.mark.parametrize("text", ["$(POD_NAME)", "$$(POD_NAME)", "$$", "a$b", "{}"])
+def test_kubernetes_leaves_an_argument_as_it_is_meant(text: str) -> None:
+    assert expand(_literal(text), {"POD_NAME": "web"}) == text
 
 
 def test_linkerds_control_plane_does_not_take_the_pod_for_one_of_its_own() -> None:
@@ -227,3 +228,122 @@ def test_resources_are_the_proxys() -> None:
         "limits": {"cpu": "1500m", "memory": "250Mi"},
     }
     assert arg(outcome, "--concurrency") == "2"
+
+
+def test_a_negative_grace_period_leaves_no_time_to_drain() -> None:
+    assert arg(inject(spec={"terminationGracePeriodSeconds": -1}), "--drain-time-s") == "0"
+
+
+@pytest.mark.parametrize("where", ["containers", "initContainers"])
+def test_the_applications_own_envoy_is_never_thrown_out(where: str) -> None:
+    theirs = {"name": "envoy-proxy", "image": "theirs:1"}
+    pod = {
+        "kind": "Pod",
+        "metadata": {"name": "web"},
+        "spec": {"containers": [{"name": "app"}], "initContainers": []},
+    }
+    pod["spec"][where].append(theirs)  # type: ignore[index]
+    outcome = mutate(
+        pod,
+        Namespace("shop", {"linkerd.io/inject": "enabled"}),
+        OWNER,
+        decode_values({}),
+        get_profile("envoy"),
+        Origin("test", additions=True),
+    )
+    assert outcome.patched == pod
+    assert outcome.reasons == (SkipReason.SIDECAR_EXISTS,)
+    (warning,) = outcome.warnings
+    assert 'a container is called "envoy-proxy"' in warning
+
+
+def test_an_annotation_that_means_nothing_to_envoy_is_named_in_a_warning() -> None:
+    outcome = inject(
+        {
+            "config.linkerd.io/default-inbound-policy": "deny",
+            "config.linkerd.io/enable-gateway": "true",
+            "config.linkerd.io/access-log": "json",
+        }
+    )
+    assert outcome.warnings == (
+        "without a meaning for profile envoy: config.linkerd.io/default-inbound-policy, "
+        "config.linkerd.io/enable-gateway",
+    )
+
+
+def test_ingress_is_told_to_be_plain() -> None:
+    outcome = inject({"linkerd.io/inject": "ingress"})
+    assert any("ingress" in warning for warning in outcome.warnings)
+
+
+def test_an_image_that_the_pod_asks_for_is_the_proxys() -> None:
+    assert envoy(inject())["image"] == "envoyproxy/envoy:v1.40.0"
+    outcome = inject(
+        {
+            "config.linkerd.io/proxy-image": "example.com/envoy",
+            "config.linkerd.io/proxy-version": "v1.41.0",
+            "config.linkerd.io/image-pull-policy": "Always",
+        }
+    )
+    assert envoy(outcome)["image"] == "example.com/envoy:v1.41.0"
+    assert envoy(outcome)["imagePullPolicy"] == "Always"
+
+
+def test_linkerds_image_in_the_settings_does_not_become_envoys() -> None:
+    values = {"proxy": {"image": {"name": "cr.l5d.io/linkerd/proxy", "version": "edge-26.8.3"}}}
+    assert envoy(inject(values=values))["image"] == "envoyproxy/envoy:v1.40.0"
+
+
+def test_additional_variables_come_last() -> None:
+    variable = {"name": "A", "value": "b"}
+    outcome = inject({"config.linkerd.io/proxy-additional-env": json.dumps([variable])})
+    assert envoy(outcome)["env"][-1] == variable
+
+
+def test_a_security_context_in_the_settings_replaces_the_proxys() -> None:
+    outcome = inject(values={"proxy": {"securityContext": {"runAsUser": 2102}}})
+    assert envoy(outcome)["securityContext"] == {"runAsUser": 2102}
+
+
+def test_the_debug_sidecar_comes_with_envoy_too() -> None:
+    outcome = inject({"config.linkerd.io/enable-debug-sidecar": "true"})
+    assert "linkerd-debug" in containers(outcome)
+
+
+def test_pull_secrets_of_the_settings_join_the_pods_own() -> None:
+    secrets = [{"name": "own"}, {"name": "registry"}]
+    outcome = inject(
+        values={"imagePullSecrets": [{"name": "registry"}]},
+        spec={"imagePullSecrets": [{"name": "own"}]},
+    )
+    assert outcome.patched["spec"]["imagePullSecrets"] == secrets
+
+
+def test_close_wait_timeout_takes_a_privileged_init_container() -> None:
+    outcome = inject(
+        {"config.linkerd.io/close-wait-timeout": "60s"}, {"proxyInit": {"runAsRoot": True}}
+    )
+    init = containers(outcome)["meshgraft-init"]
+    assert init["args"][-2:] == ["--timeout-close-wait-secs", "60"]
+    assert init["securityContext"]["privileged"] is True
+
+
+def test_a_collector_turns_tracing_on() -> None:
+    assert "tracing" not in json.dumps(config(inject()))
+    outcome = inject(
+        {
+            "config.linkerd.io/trace-collector": "collector.tracing:4317",
+            "resource.opentelemetry.io/service.version": "1.4.2",
+        }
+    )
+    (cluster,) = [
+        c for c in config(outcome)["static_resources"]["clusters"] if c["name"] == "collector"
+    ]
+    (endpoint,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    assert endpoint["endpoint"]["address"]["socket_address"] == {
+        "address": "collector.tracing",
+        "port_value": 4317,
+    }
+    attributes = envoy(outcome)["env"][-1]
+    assert attributes["name"] == "OTEL_RESOURCE_ATTRIBUTES"
+    assert attributes["value"].endswith("service.version=1.4.2")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -472,6 +472,19 @@ def test_the_owner_becomes_a_label(kind: str, webhook: bool, command: bool) -> N
     assert by_command == common | (owner if command else {})
 
 
+def test_a_rollouts_pod_is_labelled_with_its_replicaset_as_by_linkerd() -> None:
+    given = pod()
+    reference = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d", "uid": "r"}
+    given["metadata"]["ownerReferences"] = [reference]
+    for whose, label in (
+        (Owner("rollout", "web"), {"linkerd.io/proxy-replicaset": "web-5d"}),
+        (Owner("deployment", "web"), {"linkerd.io/proxy-deployment": "web"}),
+    ):
+        found = inject(given, meshed(), whose=whose).patched["metadata"]["labels"]
+        assert found.items() >= label.items()
+        assert len(found) == 3
+
+
 def test_two_pods_share_no_part_that_could_be_changed() -> None:
     one, two = inject(pod()).patched, inject(pod()).patched
     shared = _parts(one["spec"]) & _parts(two["spec"])
@@ -484,3 +497,50 @@ def _parts(node: Any) -> set[int]:
     if isinstance(node, list):
         return {id(node)}.union(*map(_parts, node)) if node else set()
     return set()
+
+
+class TestTracing:
+    VALUES: ClassVar[dict[str, Any]] = {
+        "proxy": {
+            "tracing": {
+                "enabled": True,
+                "collector": {
+                    "endpoint": "collector.tracing:4317",
+                    "meshIdentity": {"serviceAccountName": "collector", "namespace": "tracing"},
+                },
+            }
+        }
+    }
+
+    def pod(self) -> Object:
+        given = pod({"resource.opentelemetry.io/service.version": "1.4.2"})
+        return inject(given, values=settings(**self.VALUES)).patched
+
+    def test_the_proxy_learns_of_the_collector(self) -> None:
+        (proxy,) = [c for c in self.pod()["spec"]["initContainers"] if c["name"] == "linkerd-proxy"]
+        env = {v["name"]: v.get("value") for v in proxy["env"]}
+        prefix = "LINKERD2_PROXY_TRACE_"
+        assert {k.removeprefix(prefix): v for k, v in env.items() if k.startswith(prefix)} == {
+            "ATTRIBUTES_PATH": "/var/run/linkerd/podinfo/labels",
+            "ANNOTATIONS_PATH": "/var/run/linkerd/podinfo/annotations",
+            "PROTOCOL": "opentelemetry",
+            "SERVICE_NAME": "linkerd-proxy",
+            "COLLECTOR_SVC_ADDR": "collector.tracing:4317",
+            "COLLECTOR_SVC_NAME": (
+                "collector.tracing.serviceaccount.identity.linkerd.cluster.local"
+            ),
+            "EXTRA_ATTRIBUTES": (
+                "k8s.container.name=$(_pod_containerName)\nk8s.pod.ip=$(_pod_ip)\n"
+                "k8s.pod.uid=$(_pod_uid)\nservice.version=1.4.2\n"
+            ),
+        }
+        names = [v["name"] for v in proxy["env"]]
+        before = names.index("LINKERD2_PROXY_OUTBOUND_METRICS_HOSTNAME_LABELS")
+        assert names[before + 1] == prefix + "ATTRIBUTES_PATH"
+
+    def test_the_pods_labels_are_mounted(self) -> None:
+        spec = self.pod()["spec"]
+        (volume,) = [v for v in spec["volumes"] if v["name"] == "linkerd-podinfo"]
+        assert volume["downwardAPI"]["items"] == [
+            {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}
+        ]

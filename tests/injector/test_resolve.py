@@ -215,3 +215,40 @@ def test_no_annotation_ever_denies_a_pod(namespace: dict[str, str], pod: dict[st
     again: Any = resolve(Values(), namespace, {**resolved.inherited, **pod})
     assert again.values == resolved.values, "inherited annotations change nothing once copied"
     assert decode_values(msgspec.to_builtins(resolved.values)) == resolved.values
+
+
+def test_thousands_of_unknown_keys_do_not_hold_up_other_pods() -> None:
+    """Any user may bring them; looking for a near key to each would take seconds."""
+    keys = {f"{P}proxy-enable-native-sideca{number}": "" for number in range(5000)}
+    warnings = resolve(Values(), {}, keys).warnings
+    assert len(warnings) == 11
+    assert warnings[-1] == "4990 more annotations on the pod are not known"
+
+
+def test_a_lowered_cpu_request_lowers_the_least_number_of_threads_too() -> None:
+    pod = {P + "proxy-cpu-request": "4", P + "proxy-cpu-limit": "1500m"}
+    proxy = resolve(Values(), {}, pod).values.proxy
+    assert (proxy.resources.cpu.request, proxy.resources.cpu.limit) == ("1500m", "1500m")
+    assert (proxy.runtime.workers.minimum, proxy.cores) == (2, 2)
+
+
+@pytest.mark.parametrize("way", ["inbound", "outbound"])
+def test_no_time_at_all_to_connect_is_not_used(way: str) -> None:
+    resolved = resolve(Values(), {}, {f"{P}proxy-{way}-connect-timeout": "0s"})
+    assert resolved.values.proxy == Values().proxy
+    (warning,) = resolved.warnings
+    assert "expected a duration above 0" in warning
+
+
+@pytest.mark.parametrize("key", ["opaque-ports", "skip-inbound-ports", "skip-subnets"])
+def test_a_value_longer_than_the_api_server_takes_is_not_read(key: str) -> None:
+    resolved = resolve(Values(), {}, {P + key: "80," * 100_000})
+    assert resolved.values == Values()
+    (warning,) = resolved.warnings
+    assert "expected at most 262144 characters" in warning
+
+
+def test_of_many_bad_items_a_few_are_named() -> None:
+    (warning,) = resolve(Values(), {}, {P + "skip-inbound-ports": "!," * 1000}).warnings
+    assert "and 990 more" in warning
+    assert len(warning) < 400

@@ -56,6 +56,7 @@ EXAMPLES: dict[str, tuple[str, str | None]] = {
     "proxy-inbound-discovery-cache-unused-timeout": ("10s", "x"),
     "proxy-disable-outbound-protocol-detect-timeout": ("true", "x"),
     "proxy-disable-inbound-protocol-detect-timeout": ("true", "x"),
+    "trace-collector": ("collector.tracing:4317", "collector"),
     "default-inbound-policy": ("deny", "allow"),
     "proxy-await": ("disabled", "false"),
     "proxy-enable-native-sidecar": ("false", "off"),

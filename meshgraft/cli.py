@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from cyclopts import App
 
@@ -16,6 +17,8 @@ app = App(
 
 # By name, so that a command loads only what it needs: a pod waits for proxy-init.
 _COMMANDS = {
+    "inject": "Put the proxy into manifests, or the annotations that ask the webhook for it.",
+    "uninject": "Take away from manifests everything that inject added.",
     "webhook": "Run the admission webhook that injects the proxy.",
     "cni-agent": "Run the node's agent, which sets pods' traffic rules for the CNI plugin.",
     "proxy-init": "Set the traffic rules of the pod that this runs in, as an init container.",
@@ -28,10 +31,10 @@ for _name, _help in _COMMANDS.items():
     app.command(f"meshgraft.commands.{_function}:{_function}", name=_name, help=_help)
 
 
-def main() -> None:
-    """Run the command that the arguments name."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that the arguments name: those of the process, unless given."""
     try:
-        code = app()
+        code = app(arguments)
     except CommandError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -64,14 +64,15 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class ServingCert:
-    """A pair on disk that was checked: the files, and until when it holds."""
+    """A pair on disk that was checked: the files, and from when to when it holds."""
 
     certificate: Path
     key: Path
     ca: Path | None
     """``ca.crt`` beside them, where there is one."""
+    not_before: datetime
     not_after: datetime
-    """The end of validity, in UTC."""
+    """The bounds of validity, in UTC."""
     issued: bool = False
     """Whether this process has just issued it."""
 
@@ -191,7 +192,7 @@ def ensure(folder: Path, sans: Sequence[str], now: datetime) -> ServingCert:
 
 
 def load(folder: Path, now: datetime) -> ServingCert:
-    """Check the pair in a folder: parsable, belonging together, not expired.
+    """Check the pair in a folder: parsable, belonging together, valid now.
 
     Raises:
         CertificateError: what is wrong, with which file.
@@ -206,20 +207,31 @@ def load(folder: Path, now: datetime) -> ServingCert:
             f"{key}: does not belong to the certificate in {certificate}; "
             "both must be of the same pair"
         )
-    cert = ServingCert(certificate, key, ca if ca.exists() else None, leaf.not_valid_after_utc)
-    problem = expiry_problem(cert, now)
+    cert = ServingCert(
+        certificate,
+        key,
+        ca if ca.exists() else None,
+        leaf.not_valid_before_utc,
+        leaf.not_valid_after_utc,
+    )
+    problem = validity_problem(cert, now)
     if problem:
         raise CertificateError(problem)
     return cert
 
 
-def expiry_problem(cert: ServingCert, now: datetime) -> str | None:
-    """What is wrong, and what to do, where the certificate has expired; else None."""
+def validity_problem(cert: ServingCert, now: datetime) -> str | None:
+    """What is wrong, and what to do, where the certificate does not hold now; else None."""
+    if now < cert.not_before:
+        return (
+            f"{cert.certificate}: not valid before {cert.not_before.isoformat()}, and it is "
+            f"{now.isoformat(timespec='seconds')}; check this machine's clock, or wait"
+        )
     if now < cert.not_after:
         return None
     return (
         f"{cert.certificate}: expired at {cert.not_after.isoformat()}; put a new pair in place, "
-        "or remove tls.crt and tls.key to have one issued, and start again"
+        "which is taken up at once, or remove both files and start again to have one issued"
     )
 
 
@@ -261,7 +273,7 @@ def _read_public_half(path: Path) -> bytes:
 def server_context(cert: ServingCert) -> ssl.SSLContext:
     """A TLS server context: version 1.3 and nothing older, as Linkerd's injector.
 
-    A new pair takes effect for new connections with ``load_cert_chain`` on the same context.
+    For a new pair there is a new context: `injector.tls`.
 
     Raises:
         CertificateError: OpenSSL refuses the pair (for instance an algorithm too weak).

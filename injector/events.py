@@ -7,7 +7,7 @@ from typing import Protocol
 
 import structlog
 
-from injector.model import Event, Owner
+from injector.model import Event, Outcome, Owner, SkipReason
 from injector.review import Review
 
 _log = structlog.get_logger()
@@ -18,6 +18,15 @@ class EventSink(Protocol):
 
     def send(self, review: Review, owner: Owner, events: Sequence[Event]) -> None:
         """Queue the events; the webhook does not call this for a dry run."""
+
+
+def wanted_events(outcome: Outcome) -> Sequence[Event]:
+    """The outcome's events, unless nobody asked for a proxy, neither at the pod nor its namespace.
+
+    Linkerd sends those too, so that each workload of a cluster collects events about a mesh
+    that it never heard of.
+    """
+    return () if SkipReason.ENABLE_ABSENT in outcome.reasons else outcome.events
 
 
 class LoggedEvents:

@@ -32,6 +32,7 @@ _LEVELS: dict[LogLevel, int] = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+_CHATTY = ("httpx2", "httpcore2", "watchfiles")
 
 
 def configure(
@@ -54,6 +55,9 @@ def configure(
         )
     )
     logging.basicConfig(handlers=[handler], level=_LEVELS[level], force=True)
+    for name in _CHATTY:
+        # One line for each request is what they call information.
+        logging.getLogger(name).setLevel(logging.WARNING if level != "debug" else logging.DEBUG)
 
 
 def _renderers(log_format: LogFormat, out: TextIO) -> list[Processor]:

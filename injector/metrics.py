@@ -26,6 +26,8 @@ ErrorCause = Literal[
     "bad_request", "too_large", "timeout", "busy", "namespace_unknown", "cluster", "internal"
 ]
 
+Reloaded = Literal["settings", "certificate"]
+
 _OWNER_KINDS = frozenset(
     {
         *("pod", "service", "replicationcontroller", "replicaset", "deployment", "rollout"),
@@ -78,6 +80,18 @@ class Metrics:
             "When the serving certificate expires, as Unix time.",
             registry=self.registry,
         )
+        self._reloads = Counter(
+            "proxy_inject_reloads",
+            "Files that changed: taken up (ok), or not usable, so that the old ones stay (failed).",
+            ("what", "result"),
+            registry=self.registry,
+        )
+        self._reload_failing = Gauge(
+            "proxy_inject_reload_failing",
+            "1 while the files on disk are not usable, so that older ones are in force.",
+            ("what",),
+            registry=self.registry,
+        )
         build = Gauge(
             "meshgraft_build_info",
             "Always 1; the labels say what runs.",
@@ -107,6 +121,17 @@ class Metrics:
     def certificate_expires(self, at: datetime) -> None:
         """Tell when the serving certificate in use expires."""
         self._expiry.set(at.timestamp())
+
+    def reload_ok(self, what: Reloaded, *, changed: bool) -> None:
+        """The files are usable; count them where they brought something new."""
+        self._reload_failing.labels(what).set(0)
+        if changed:
+            self._reloads.labels(what, "ok").inc()
+
+    def reload_failed(self, what: Reloaded) -> None:
+        """The files are not usable."""
+        self._reload_failing.labels(what).set(1)
+        self._reloads.labels(what, "failed").inc()
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type, in the format that the scraper accepts."""

@@ -100,6 +100,7 @@ def _as_owner(reference: OwnerReference) -> Owner:
         name=reference.name,
         api_version=reference.api_version,
         uid=reference.uid,
+        api_kind=reference.kind,
     )
 
 

@@ -224,8 +224,8 @@ def _printable(char: str) -> str:
 
 def bounded_warnings(warnings: Sequence[str]) -> list[str]:
     """The warnings, each shortened, none twice; what is over `MAX_WARNINGS` is counted."""
-    unique = list(dict.fromkeys(shorten(warning) for warning in warnings if warning))
-    if len(unique) <= MAX_WARNINGS:
-        return unique
-    kept = unique[: MAX_WARNINGS - 1]
-    return [*kept, f"and {len(unique) - len(kept)} more warnings: see the injector's log"]
+    unique = list(dict.fromkeys(filter(None, warnings)))
+    if len(unique) > MAX_WARNINGS:
+        more = len(unique) - MAX_WARNINGS + 1
+        unique[MAX_WARNINGS - 1 :] = [f"and {more} more warnings"]
+    return list(dict.fromkeys(map(shorten, unique)))

@@ -8,8 +8,8 @@ import signal
 import socket
 import ssl
 from asyncio.events import TimerHandle
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -18,6 +18,7 @@ import uvloop
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from injector.background import Work, keep_running
 from injector.health import Health
 
 _log = structlog.get_logger()
@@ -175,6 +176,8 @@ class Process:
     drain_seconds: float
     """How long it goes on taking new reviews after the signal to stop, already not ready: until
     every node has taken this replica out of the Service."""
+    background: Mapping[str, Work] = field(default_factory=dict)
+    """What goes on beside, until the last review is answered; by the name that logs show."""
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; a second one cuts the drain short.
@@ -193,6 +196,10 @@ class Process:
         stopping = _on_signals()
         webhook, metrics = _Server(self.webhook, self.tls), _Server(self.metrics)
         async with asyncio.TaskGroup() as group:
+            beside = [
+                group.create_task(keep_running(name, work))
+                for name, work in self.background.items()
+            ]
             group.create_task(metrics.serve(sockets=[metrics_socket]))
             answering = group.create_task(webhook.serve(sockets=[webhook_socket]))
             await webhook.accepting.wait()
@@ -206,6 +213,8 @@ class Process:
             await self._until_drained(stopping)
             webhook.should_exit = True
             await answering
+            for task in beside:
+                task.cancel()
             # Last, so that probes and scrapes see the end of it.
             metrics.should_exit = True
         _log.info("stopped")

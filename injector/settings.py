@@ -7,10 +7,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from injector.annotations import BadValue, parse_quantity
 from injector.files import FileError, parse_documents, read_documents
-from injector.values import BadValues, Values, decode_values
+from injector.model import BuildInput, Namespace, Origin, Owner
+from injector.profiles import get_profile
+from injector.values import BadValues, Resource, Resources, Values, decode_values
 
-ProfileName = Literal["envoy", "linkerd"]
+ProfileName = Literal["envoy", "linkerd", "node"]
 
 
 class SettingsError(ValueError):
@@ -77,7 +80,43 @@ class Settings:
 
     def _load(self) -> Values:
         values = Values() if self._path is None else load_values(self._path)
-        if self._profile is None:
-            return values
-        ours = msgspec.structs.replace(values.meshgraft, profile=self._profile)
-        return msgspec.structs.replace(values, meshgraft=ours)
+        if self._profile is not None:
+            ours = msgspec.structs.replace(values.meshgraft, profile=self._profile)
+            values = msgspec.structs.replace(values, meshgraft=ours)
+        try:
+            _rehearse(values)
+        except BadValues as error:
+            raise SettingsError(f"{self._path}: {error}") from error
+        return values
+
+
+def _rehearse(values: Values) -> None:
+    """Finds now, and not with every pod of the cluster, what no pod could be injected with.
+
+    Raises:
+        BadValues: a text that is no amount or time, ports that collide, or whatever else the
+            profile cannot use.
+    """
+    for name in Resources.__struct_fields__:
+        resource: Resource = getattr(values.proxy.resources, name)
+        for part, amount in (("request", resource.request), ("limit", resource.limit)):
+            _check_amount(f"proxy.resources.{name.replace('_', '-')}.{part}", amount)
+    ports = values.proxy.ports
+    if len({ports.admin, ports.control, ports.inbound, ports.outbound}) < 4:
+        raise BadValues("values: proxy.ports: expected four different ports")
+    nobody = BuildInput(
+        pod={"kind": "Pod", "metadata": {}, "spec": {"containers": []}},
+        settings=values,
+        values=values,
+        namespace=Namespace("default"),
+        owner=Owner("pod", "rehearsal"),
+        origin=Origin(created_by="", additions=True),
+    )
+    get_profile(values.meshgraft.profile).build(nobody)
+
+
+def _check_amount(path: str, text: str) -> None:
+    try:
+        parse_quantity(text or "0")
+    except BadValue as error:
+        raise BadValues(f"values: {path}: {text!r}: expected {error}") from error

@@ -6,6 +6,7 @@ decides; a decision always admits, because a user's bad value never denies a pod
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,17 +16,31 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 
+from injector.annotations.parse import BadValue, parse_duration
 from injector.body import BodyReader
-from injector.events import EventSink
+from injector.events import EventSink, wanted_events
 from injector.health import Health, kubernetes_routes, linkerd_routes
 from injector.metrics import ErrorCause, Metrics
 from injector.model import Namespace, Object, Origin, Outcome, Owner, Profile
-from injector.objects import Cluster, ClusterError
-from injector.review import Answer, Review, ReviewError, decode, encode, shorten
+from injector.objects import Cluster, ClusterError, resolve_owner
+from injector.review import (
+    Answer,
+    Review,
+    ReviewError,
+    bounded_warnings,
+    decode,
+    encode,
+    shorten,
+)
 from injector.settings import Settings
 from injector.values import Values
 
 _log = structlog.get_logger()
+
+LOOKUP_SECONDS = 2.0
+"""For finding out the namespace, and again for the owner; both are in memory mostly."""
+_LOOKUP_SHARE = 0.4
+"""Of the API server's own time-out: two look-ups leave a fifth for the rest."""
 
 Mutate = Callable[[Object, Namespace, Owner, Values, Profile, Origin], Outcome]
 Diff = Callable[[Object, Object], list[Object]]
@@ -50,6 +65,8 @@ class Decision:
     outcome: Outcome
     owner: Owner
     patch: list[Object]
+    namespace: str = ""
+    """The namespace's name where the cluster knows it: what a sender made up is no label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +80,8 @@ class Injector:
     diff: Diff
     origin: Origin
 
-    async def decide(self, review: Review) -> Decision:
-        """The patch for the object under review.
+    async def decide(self, review: Review, lookup_seconds: float = LOOKUP_SECONDS) -> Decision:
+        """The patch for the object under review; one look-up takes ``lookup_seconds`` at most.
 
         Raises:
             UnanswerableError: the namespace is not known, or the cluster cannot be asked.
@@ -73,27 +90,57 @@ class Injector:
         if review.operation != "CREATE" or review.subresource:
             # Only a pod that is being created can still get containers.
             return Decision(Outcome(review.object, injected=False), _self_owner(review), [])
-        try:
-            namespace = await self._namespace(review)
-            owner = await self._owner(review)
-        except ClusterError as error:
-            raise UnanswerableError(review, str(error), "cluster") from error
+        namespace = await self._namespace(review, lookup_seconds)
+        owner = await self._owner(review, lookup_seconds)
         values = self.settings.current
         profile = self.profiles(values.meshgraft.profile)
         outcome = self.mutate(review.object, namespace, owner, values, profile, self.origin)
-        return Decision(outcome, owner, self.diff(review.object, outcome.patched))
+        patch = self.diff(review.object, outcome.patched)
+        return Decision(outcome, owner, patch, namespace.name)
 
-    async def _namespace(self, review: Review) -> Namespace:
-        namespace = await self.cluster.namespace(review.namespace)
+    async def _namespace(self, review: Review, seconds: float) -> Namespace:
+        try:
+            async with asyncio.timeout(seconds):
+                namespace = await self.cluster.namespace(review.namespace)
+        except (ClusterError, TimeoutError) as error:
+            why = str(error) or f"the cluster did not answer within {seconds:g} s"
+            raise UnanswerableError(review, why, "cluster") from error
         if namespace is None:
             why = f'namespace "{review.namespace}" is not known to the injector (yet)'
             raise UnanswerableError(review, why, "namespace_unknown")
         return namespace
 
-    async def _owner(self, review: Review) -> Owner:
-        if (review.kind.group, review.kind.kind) == ("", "Pod"):
-            return await self.cluster.owner(review.meta)
-        return _self_owner(review)
+    async def _owner(self, review: Review, seconds: float) -> Owner:
+        """The workload. Where the cluster does not tell in time, the direct owner, as Linkerd.
+
+        It names the pod's metrics and Events; whether the pod is meshed must not hang on that.
+        """
+        if (review.kind.group, review.kind.kind) != ("", "Pod"):
+            return _self_owner(review)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.cluster.owner(review.meta)
+        except (ClusterError, TimeoutError) as error:
+            owner = resolve_owner(review.meta, None)
+            _log.warning(
+                "owner not looked up; its direct owner stands in",
+                **_fields(review),
+                owner=f"{owner.kind}/{owner.name}",
+                error=str(error) or f"no answer within {seconds:g} s",
+            )
+            return owner
+
+
+def lookup_seconds(timeout: str) -> float:
+    """What one look-up may take, by the time-out that the API server put into the URL.
+
+    ``timeout`` is the query's value, as in ``?timeout=10s``; without one `LOOKUP_SECONDS` holds.
+    """
+    try:
+        whole = parse_duration(timeout).nanoseconds / 10**9
+    except BadValue:
+        return LOOKUP_SECONDS
+    return min(LOOKUP_SECONDS, whole * _LOOKUP_SHARE) if whole > 0 else LOOKUP_SECONDS
 
 
 def _self_owner(review: Review) -> Owner:
@@ -157,7 +204,8 @@ class _Endpoint:
         started = time.perf_counter()
         try:
             review = decode(await self._bodies.read(request))
-            response = await self._answer(review, started)
+            seconds = lookup_seconds(request.query_params.get("timeout", ""))
+            response = await self._answer(review, started, seconds)
         except ReviewError as error:
             response = self._refuse(error)
         self._metrics.took(time.perf_counter() - started)
@@ -166,18 +214,19 @@ class _Endpoint:
             response.headers["connection"] = "close"
         return response
 
-    async def _answer(self, review: Review, started: float) -> Response:
+    async def _answer(self, review: Review, started: float, seconds: float) -> Response:
         try:
-            decision = await self._injector.decide(review)
+            decision = await self._injector.decide(review, seconds)
             body = encode(review, _as_answer(decision))
         except UnanswerableError as error:
             return self._fail(review, error)
         except Exception as error:  # noqa: BLE001, whatever it is must not look like an answer
             return self._fail(review, _defect(review, error))
-        self._metrics.answered(review.namespace, decision.owner, decision.outcome)
+        self._metrics.answered(decision.namespace, decision.owner, decision.outcome)
         _log.info("review answered", **_fields(review), **_result(decision, started))
-        if not review.dry_run and decision.outcome.events:
-            self._events.send(review, decision.owner, decision.outcome.events)
+        events = () if review.dry_run else wanted_events(decision.outcome)
+        if events:
+            self._events.send(review, decision.owner, events)
         return Response(body, media_type="application/json")
 
     def _refuse(self, error: ReviewError) -> Response:
@@ -226,7 +275,7 @@ def _result(decision: Decision, started: float) -> dict[str, Any]:
         "owner": f"{decision.owner.kind}/{decision.owner.name}",
         "injected": outcome.injected,
         "reasons": [reason.value for reason in outcome.reasons],
-        "warnings": [shorten(warning) for warning in outcome.warnings],
+        "warnings": bounded_warnings(outcome.warnings),
         "operations": len(decision.patch),
         "durationSeconds": round(time.perf_counter() - started, 6),
     }

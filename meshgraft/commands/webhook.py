@@ -6,29 +6,35 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from injector import logs
 from injector._version import __version__
-from injector.certs import CertificateError, ServingCert, ensure, expiry_problem, server_context
+from injector.annotations.redirect import WEBHOOK
+from injector.apiserver import KubeconfigError
+from injector.background import Work
+from injector.certs import CertificateError, ServingCert, ensure
+from injector.connection import Connection, offline, online
 from injector.core import mutate
 from injector.diff import diff
-from injector.events import LoggedEvents
 from injector.files import FileError
 from injector.health import Health
 from injector.metrics import Metrics
 from injector.model import Origin
-from injector.objects import Cluster, load_offline_objects
 from injector.profiles import get_profile
+from injector.reload import Reloadable, keep_fresh
 from injector.server import Address, AddressError, Process, parse_address
 from injector.settings import ProfileName, Settings, SettingsError
+from injector.tls import LiveCertificate
 from injector.webhook import Injector, create_app, create_metrics_app
 from meshgraft._errors import CommandError
 
 _SERVICE = "meshgraft-injector"
 _NAMESPACE = "meshgraft"
+_KNOWN_ERRORS = (AddressError, FileError, SettingsError, CertificateError, KubeconfigError)
 _log = structlog.get_logger()
 
 
@@ -37,7 +43,9 @@ class _Flags:
     """What was asked for on the command line, parsed."""
 
     settings: Settings
-    cluster: Cluster
+    values: Path | None
+    kubeconfig: Path | None
+    offline_objects: Path | None
     cert_dir: Path
     listen: Address
     metrics_listen: Address
@@ -51,6 +59,7 @@ def webhook(
     cert_dir: Path | None = None,
     listen: str = "0.0.0.0:8443",
     metrics_listen: str = "0.0.0.0:9995",
+    kubeconfig: Path | None = None,
     offline_objects: Path | None = None,
     log_format: logs.LogFormat = "json",
     log_level: logs.LogLevel = "info",
@@ -63,15 +72,19 @@ def webhook(
     profile
         Which proxy pods get; overrides the values file.
     values
-        Settings: a Helm values file, or Linkerd's ConfigMap linkerd-config (YAML or JSON).
+        Settings: a Helm values file, or Linkerd's ConfigMap linkerd-config (YAML or JSON). A
+        change is taken up at once; a bad one is logged, and the settings so far stay in force.
     cert_dir
         Folder with tls.crt and tls.key. Where it holds neither, a CA and a certificate are issued
         into it (ca.crt is for the webhook configuration's caBundle). Default: a folder of its own,
-        removed at the end.
+        removed at the end. A new pair is taken up at once, for new connections.
     listen
         HOST:PORT of the webhook (TLS 1.3). Port 0 takes a free one; the log line "serving" has it.
     metrics_listen
         HOST:PORT of metrics and health (plain HTTP).
+    kubeconfig
+        The cluster to work for, by the file's current context. Default: the cluster of the pod
+        that this runs in.
     offline_objects
         A kubectl List of Namespaces, ReplicaSets and Jobs, in place of an API server.
     log_format
@@ -86,24 +99,25 @@ def webhook(
         try:
             flags = _Flags(
                 settings=Settings(values, profile),
-                cluster=_cluster(offline_objects),
+                values=values,
+                kubeconfig=kubeconfig,
+                offline_objects=offline_objects,
                 cert_dir=cert_dir or _own_folder(stack),
                 listen=parse_address(listen),
                 metrics_listen=parse_address(metrics_listen),
                 shutdown_delay=shutdown_delay,
             )
             _assemble(flags).run()
-        except (AddressError, FileError, SettingsError, CertificateError) as error:
+        except _KNOWN_ERRORS as error:
             raise CommandError(str(error)) from error
 
 
-def _cluster(offline_objects: Path | None) -> Cluster:
-    if offline_objects is None:
-        raise CommandError(
-            "the webhook cannot connect to an API server yet; give the cluster's Namespaces with "
-            "--offline-objects FILE (kubectl get namespaces,replicasets,jobs -A -o yaml > FILE)"
-        )
-    return load_offline_objects(offline_objects)
+def _connection(flags: _Flags, metrics: Metrics) -> Connection:
+    if flags.offline_objects is None:
+        return online(flags.kubeconfig, metrics.registry)
+    if flags.kubeconfig is not None:
+        raise CommandError("--kubeconfig and --offline-objects exclude each other")
+    return offline(flags.offline_objects)
 
 
 def _own_folder(stack: ExitStack) -> Path:
@@ -125,27 +139,44 @@ def _certificate(flags: _Flags, now: datetime) -> ServingCert:
     return cert
 
 
+def _reloading(flags: _Flags, certificate: LiveCertificate, metrics: Metrics) -> Work:
+    def reload_certificate() -> bool:
+        changed = certificate.reload()
+        metrics.certificate_expires(certificate.current.not_after)
+        return changed
+
+    items = [Reloadable("certificate", flags.cert_dir, reload_certificate)]
+    if flags.values is not None:
+        items.append(Reloadable("settings", flags.values.parent, flags.settings.reload))
+    return partial(keep_fresh, items, metrics)
+
+
 def _assemble(flags: _Flags) -> Process:
-    cert = _certificate(flags, datetime.now(UTC))
     metrics = Metrics(__version__)
-    metrics.certificate_expires(cert.not_after)
-    health = Health({"certificate": lambda: expiry_problem(cert, datetime.now(UTC))})
+    connection = _connection(flags, metrics)
+    certificate = LiveCertificate(flags.cert_dir, _certificate(flags, datetime.now(UTC)))
+    metrics.certificate_expires(certificate.current.not_after)
+    health = Health({"certificate": certificate.problem, **connection.checks})
     injector = Injector(
         settings=flags.settings,
-        cluster=flags.cluster,
+        cluster=connection.cluster,
         profiles=get_profile,
         mutate=mutate,
         diff=diff,
-        origin=Origin(created_by=f"meshgraft/injector {__version__}", additions=True),
+        origin=Origin(created_by=f"{WEBHOOK} {__version__}", additions=True),
     )
     return Process(
         webhook=create_app(
-            injector=injector, metrics=metrics, events=LoggedEvents(), health=health
+            injector=injector, metrics=metrics, events=connection.events, health=health
         ),
         metrics=create_metrics_app(metrics=metrics, health=health),
-        tls=server_context(cert),
+        tls=certificate.context,
         health=health,
         listen=flags.listen,
         metrics_listen=flags.metrics_listen,
         drain_seconds=flags.shutdown_delay,
+        background={
+            **connection.background,
+            "reload": _reloading(flags, certificate, metrics),
+        },
     )

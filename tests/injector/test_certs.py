@@ -27,11 +27,11 @@ from injector.certs import (
     LEAF_LIFETIME,
     CertificateError,
     ensure,
-    expiry_problem,
     issue_authority,
     issue_serving,
     load,
     server_context,
+    validity_problem,
     write_pair,
 )
 from injector.files import FileError
@@ -169,7 +169,7 @@ def test_an_error_says_what_is_wrong_with_which_file(
 
 def test_an_expired_certificate_is_refused_with_the_way_out(folder: Path) -> None:
     cert = load(folder, NOW)
-    assert expiry_problem(cert, NOW) is None
+    assert validity_problem(cert, NOW) is None
     with pytest.raises(CertificateError, match=r"expired at 2027-02-19.*new pair"):
         load(folder, NOW + LEAF_LIFETIME)
 
@@ -210,3 +210,9 @@ def test_a_chain_with_an_rsa_key_from_elsewhere_is_taken(tmp_path: Path) -> None
     cert = load(tmp_path, datetime.now(UTC))
     assert server_context(cert).cert_store_stats()["x509"] == 0
     assert cert.not_after > datetime.now(UTC)
+
+
+def test_a_certificate_that_does_not_hold_yet_is_refused(folder: Path) -> None:
+    early = load(folder, NOW).not_before - timedelta(seconds=1)
+    with pytest.raises(CertificateError, match=r"not valid before .*check this machine's clock"):
+        load(folder, early)

@@ -84,3 +84,12 @@ def test_text_is_plain_where_it_is_no_terminal() -> None:
     assert "serving" in out.getvalue()
     assert "address=127.0.0.1:1" in out.getvalue()
     assert "\x1b" not in out.getvalue()
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 2), ("info", 1)])
+def test_a_line_for_each_request_is_kept_for_debugging(level: logs.LogLevel, count: int) -> None:
+    out = io.StringIO()
+    logs.configure("json", level, out)
+    logging.getLogger("httpx2").info("HTTP Request: GET /")
+    logging.getLogger("httpx2").warning("something is wrong")
+    assert len(_lines(out)) == count

@@ -268,7 +268,8 @@ def test_idle_connections_do_not_hold_up_the_end(start: Callable[..., Running]) 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ([], "give the cluster's Namespaces with --offline-objects"),
+        ([], "name the cluster with --kubeconfig FILE, or give the cluster's Namespaces with"),
+        (["--kubeconfig=/does/not/exist"], "/does/not/exist: cannot be read"),
         (["--offline-objects=/does/not/exist"], "/does/not/exist: cannot be read"),
         (["--listen=nonsense"], "'nonsense' is not HOST:PORT"),
         (["--values=/does/not/exist"], "/does/not/exist: cannot be read"),
@@ -278,7 +279,7 @@ def test_idle_connections_do_not_hold_up_the_end(start: Callable[..., Running]) 
 )
 def test_what_cannot_start_says_why_in_one_line(flags: list[str], sentence: str) -> None:
     offline = f"--offline-objects={DATA / 'namespaces.json'}"
-    if flags and not flags[0].startswith("--offline-objects"):
+    if flags and not flags[0].startswith(("--offline-objects", "--kubeconfig")):
         flags = [*flags, offline]
     ended = subprocess.run(
         [sys.executable, "-m", "meshgraft", "webhook", *flags],

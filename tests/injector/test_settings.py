@@ -50,6 +50,12 @@ def test_an_empty_file_and_no_file_give_the_defaults(tmp_path: Path) -> None:
     [
         ("proxy: {ports: {admin: high}}", "$.proxy.ports.admin"),
         ("meshgraft: {profile: istio}", "$.meshgraft.profile"),
+        ("proxy: {ports: {inbound: 0}}", "$.proxy.ports.inbound"),
+        ("proxy: {ports: {inbound: 70000}}", "$.proxy.ports.inbound"),
+        ("proxy: {uid: 0}", "$.proxy.uid"),
+        ("proxy: {gid: -2}", "$.proxy.gid"),
+        ("meshgraft: {envoy: {drainSeconds: -1}}", "$.meshgraft.envoy.drainSeconds"),
+        ("a: &a {b: *a}", "nested too deeply"),
         ("- a\n", "must be a mapping"),
         ("a: 1\n---\nb: 2\n", "one document is expected, not 2"),
         ("a: [\n", "neither YAML nor JSON"),
@@ -92,3 +98,33 @@ def test_reloading_takes_what_is_good_and_keeps_what_was_otherwise(tmp_path: Pat
     with pytest.raises(SettingsError):
         settings.reload()
     assert settings.current.cluster_domain == "two"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("proxy: {inboundConnectTimeout: abc}", "proxy.inboundConnectTimeout: 'abc': expected a d"),
+        ("proxy: {outboundConnectTimeout: 0s}", "proxy.outboundConnectTimeout: '0s': expected a d"),
+        ("proxy: {shutdownGracePeriod: 5}", "Expected `str`"),
+        ("proxy: {shutdownGracePeriod: '5'}", "proxy.shutdownGracePeriod: '5': expected a dur"),
+        ("proxy: {resources: {cpu: {limit: lots}}}", "proxy.resources.cpu.limit: 'lots'"),
+        ("proxy: {ports: {admin: 4143}}", "proxy.ports: expected four different ports"),
+        ("{meshgraft: {profile: linkerd}, proxyInit: {iptablesMode: x}}", "iptablesMode: 'x'"),
+    ],
+)
+def test_what_no_pod_could_be_injected_with_is_found_at_once(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as problem:
+        Settings(path)
+    assert str(problem.value).startswith(str(path))
+    assert sentence in str(problem.value)
+
+
+def test_a_profile_laid_over_the_file_is_tried_too(tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text("proxyInit: {iptablesMode: x}")
+    with pytest.raises(SettingsError, match="iptablesMode"):
+        Settings(path, "linkerd")

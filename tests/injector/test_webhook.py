@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,10 +34,10 @@ from injector.model import (
     SkipReason,
 )
 from injector.objects import ClusterError, ObjectMeta
-from injector.review import Review
+from injector.review import MAX_WARNINGS, Review
 from injector.settings import Settings
 from injector.values import Values
-from injector.webhook import Injector, create_app, create_metrics_app
+from injector.webhook import Injector, create_app, create_metrics_app, lookup_seconds
 
 ORIGIN = Origin(created_by="test", additions=True)
 PATCH: list[Object] = [{"op": "add", "path": "/spec/x", "value": 1}]
@@ -44,23 +45,32 @@ PATCH: list[Object] = [{"op": "add", "path": "/spec/x", "value": 1}]
 
 @dataclass
 class FakeCluster:
-    """Knows one namespace and one owner, unless it is told to be away."""
+    """Knows one namespace and one owner, unless it is told to be away, or never to answer."""
 
     away: bool = False
+    owner_away: bool = False
+    silent: tuple[str, ...] = ()
 
     async def namespace(self, name: str) -> Namespace | None:
+        if "namespace" in self.silent:
+            await asyncio.Event().wait()
         if self.away:
             raise ClusterError("the API server does not answer")
         return Namespace(name) if name == "shop" else None
 
     async def owner(self, meta: ObjectMeta) -> Owner:
         assert meta.namespace == "shop"
+        if "owner" in self.silent:
+            await asyncio.Event().wait()
+        if self.owner_away:
+            raise ClusterError("the API server does not answer")
         return Owner("deployment", "web")
 
 
 @dataclass
 class FakeProfile:
     name: str
+    ignores: frozenset[str] = frozenset()
 
     def build(self, given: BuildInput) -> Additions:
         raise AssertionError(f"the fake core builds nothing: {given}")
@@ -195,6 +205,49 @@ def test_the_core_gets_what_the_shell_knows(setup: Setup) -> None:
     assert obj == {"metadata": {"generateName": "web-"}}
     assert (namespace, owner) == (Namespace("shop"), Owner("deployment", "web"))
     assert (values.meshgraft.profile, profile, origin) == ("linkerd", "linkerd", ORIGIN)
+
+
+REPLICA_SET = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d", "uid": "r"}
+
+
+@pytest.mark.parametrize(
+    "cluster", [FakeCluster(owner_away=True), FakeCluster(silent=("owner",))], ids=["away", "slow"]
+)
+def test_an_owner_that_cannot_be_looked_up_is_the_direct_one(cluster: FakeCluster) -> None:
+    setup = Setup(cluster=cluster)
+    metadata = {"generateName": "web-", "ownerReferences": [REPLICA_SET]}
+    response = setup.post(review(object={"metadata": metadata}), "/?timeout=200ms")
+    assert response.status_code == 200
+    [(_, _, owner, *_)] = setup.asked
+    assert owner == Owner("replicaset", "web-5d", "apps/v1", "r")
+
+
+def test_the_answer_comes_before_the_api_server_gives_up(logged: list[Any]) -> None:
+    setup = Setup(cluster=FakeCluster(silent=("namespace", "owner")))
+    begun = time.monotonic()
+    response = setup.post(review(), "/?timeout=500ms")
+    assert time.monotonic() - begun < 0.5
+    assert response.status_code == 500
+    assert "did not answer within 0.2 s" in response.text
+    assert setup.errors("cluster") == 1
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [("", 2), ("10s", 2), ("30s", 2), ("1s", 0.4), ("500ms", 0.2), ("0s", 2), ("nonsense", 2)],
+)
+def test_a_look_up_takes_its_share_of_the_time_there_is(timeout: str, seconds: float) -> None:
+    assert lookup_seconds(timeout) == pytest.approx(seconds)
+
+
+def test_who_did_not_ask_for_a_proxy_gets_no_event(setup: Setup) -> None:
+    skipped = (Event("InjectionSkipped", "why"),)
+    setup.outcome = Outcome({}, injected=False, reasons=(SkipReason.ENABLE_ABSENT,), events=skipped)
+    setup.post(review())
+    assert setup.sent.events == []
+    setup.outcome = Outcome({}, injected=False, reasons=(SkipReason.HOST_NETWORK,), events=skipped)
+    setup.post(review())
+    assert [event for *_, event in setup.sent.events] == list(skipped)
 
 
 def test_a_service_has_no_owner_but_itself(setup: Setup) -> None:
@@ -372,12 +425,28 @@ def test_each_review_is_one_log_line(setup: Setup, logged: list[Any]) -> None:
     }
 
 
+def test_a_log_line_holds_no_more_warnings_than_the_answer(logged: list[Any]) -> None:
+    many = tuple(f"warning {number}" for number in range(5000))
+    answer = Setup(outcome=Outcome({}, injected=True, warnings=many)).post(review()).json()
+    [line] = logged
+    assert line["warnings"] == answer["response"]["warnings"]
+    assert len(line["warnings"]) == MAX_WARNINGS
+
+
 def test_an_answer_is_counted(setup: Setup) -> None:
     setup.post(review())
     labels = {"owner_kind": "deployment", "namespace": "shop", "annotation_at": "namespace"}
     sample = setup.metrics.registry.get_sample_value
     assert sample("proxy_inject_admission_requests_total", labels) == 1
     assert sample("proxy_inject_admission_duration_seconds_count") == 1
+
+
+def test_a_namespace_that_nobody_vouches_for_is_no_label(setup: Setup) -> None:
+    """Anyone in the cluster network may send reviews, and each label costs memory for ever."""
+    setup.post(review(operation="UPDATE", namespace="made-up"))
+    setup.post(review(namespace="made-up"))
+    text, _ = setup.metrics.render("")
+    assert b"made-up" not in text
 
 
 def test_while_draining_clients_are_sent_to_another_replica(setup: Setup) -> None:

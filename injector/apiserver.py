@@ -1,0 +1,293 @@
+"""The connection to the API server: bounded in time, patient with one that is busy or restarts.
+
+Kubeconfig, service account, client certificates, tokens that rotate and exec plugins are
+lightkube's. Its client is not used beyond that, because it reads whole objects where metadata is
+enough, knows no bookmarks, and waits without end on a watch whose connection died silently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+from lightkube.config.client_adapter import user_auth, verify_cluster
+from lightkube.config.kubeconfig import KubeConfig, SingleConfig
+from lightkube.config.models import User
+from lightkube.core.exceptions import ConfigError
+
+from injector.files import FileError, read_documents
+from injector.objects import ClusterError
+
+_META = "g=meta.k8s.io;v=v1,application/json"
+METADATA = f"application/json;as=PartialObjectMetadata;{_META}"
+"""Asks for one object's metadata, without the rest."""
+METADATA_LIST = f"application/json;as=PartialObjectMetadataList;{_META}"
+"""Asks for the metadata of the objects of a list."""
+
+CONNECT_SECONDS = 3.0
+ANSWER_SECONDS = 15.0
+"""For a page of a list; what a review waits for has its own, shorter limit."""
+IDLE_SECONDS = 60.0
+"""An idle connection is kept this long, so that the next look-up needs no handshake."""
+MAX_CONNECTIONS = 32
+"""Requests beyond wait for a free one: an API server that is busy is not helped by more."""
+RETRY_AFTER_SECONDS = 60.0
+"""No longer than this is waited, whatever the API server asks for."""
+
+# A connection that died silently (a node gone, a firewall's table lost) is noticed within half a
+# minute: a watch only listens, and would never find out by itself.
+_KEEPALIVE: list[tuple[int, int, int]] = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+]
+
+
+_AUTH_ERRORS = (ConfigError, OSError, KeyError, ValueError)
+"""How lightkube fails where a token's file is gone, or an exec plugin fails or answers nonsense."""
+
+
+class ApiServerError(ClusterError):
+    """The API server refused, or could not be reached (``status`` is 0 then)."""
+
+    def __init__(self, text: str, *, status: int = 0, retry_after: float = 0.0) -> None:
+        super().__init__(text)
+        self.status = status
+        self.retry_after = retry_after
+        """Seconds that the API server asked us to wait."""
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same request may well succeed a little later."""
+        return self.status in (0, 408, 429) or self.status >= 500
+
+
+class KubeconfigError(ValueError):
+    """There is no usable way to reach a cluster; the text says what to do."""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """An error, as the API server words it (meta/v1 Status)."""
+
+    message: str = ""
+    reason: str = ""
+    code: int = 0
+
+
+def load_config(kubeconfig: Path | None) -> SingleConfig:
+    """The kubeconfig's current context; without a file, the pod's service account.
+
+    Raises:
+        KubeconfigError: no such file, not a kubeconfig, or this is no pod.
+    """
+    try:
+        config = _from_file(kubeconfig) if kubeconfig else _service_account()
+        single = config.get()
+    except FileError as error:
+        raise KubeconfigError(str(error)) from error
+    except KeyError as error:
+        raise KubeconfigError(f"{kubeconfig}: {error} is missing") from error
+    except (ConfigError, OSError, msgspec.ValidationError, TypeError) as error:
+        raise KubeconfigError(f"{kubeconfig or 'service account'}: {error}") from error
+    if single is None:
+        raise KubeconfigError(f"{kubeconfig}: there is no current-context")
+    return single
+
+
+def _from_file(path: Path) -> KubeConfig:
+    documents = read_documents(path)
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        raise KubeconfigError(f"{path}: is no kubeconfig")
+    return KubeConfig.from_dict(documents[0], fname=path)
+
+
+def _service_account() -> KubeConfig:
+    if not os.environ.get("KUBERNETES_SERVICE_HOST"):
+        raise KubeconfigError(
+            "this is no pod of a cluster: name the cluster with --kubeconfig FILE, or give the "
+            "cluster's Namespaces with --offline-objects FILE "
+            "(kubectl get namespaces,replicasets,jobs -A -o yaml > FILE)"
+        )
+    return KubeConfig.from_service_account()
+
+
+def _client(config: SingleConfig) -> httpx2.AsyncClient:
+    user = config.user or User()
+    transport = httpx2.AsyncHTTPTransport(
+        verify=verify_cluster(config.cluster, user, config.abs_file, trust_env=False),
+        limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=IDLE_SECONDS),
+        socket_options=_KEEPALIVE,
+    )
+    return httpx2.AsyncClient(
+        base_url=config.cluster.server,
+        transport=transport,
+        auth=user_auth(user),
+        timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+        headers={"user-agent": "meshgraft-injector"},
+    )
+
+
+@dataclass(slots=True)
+class Backoff:
+    """How long to wait before the next attempt: twice as long each time, never at one beat."""
+
+    first: float = 0.25
+    longest: float = 30.0
+    failures: int = 0
+    """In a row."""
+
+    def next(self, asked: float = 0.0) -> float:
+        """Seconds to wait now; at least what the API server asked for."""
+        ceiling = min(self.longest, self.first * 2.0 ** min(self.failures, 16))
+        self.failures += 1
+        spread = random.uniform(0.5, 1.0) * ceiling  # noqa: S311, this is no secret
+        # Those who were all told the same number of seconds are not to come back together.
+        return max(spread, asked * random.uniform(1.0, 1.2))  # noqa: S311
+
+    def reset(self) -> None:
+        """Start over: the last attempt went well."""
+        self.failures = 0
+
+
+class ApiServer:
+    """Requests to one API server; every failure is an `ApiServerError` that can be read."""
+
+    def __init__(self, config: SingleConfig) -> None:
+        """Prepare; nothing is sent yet, so the API server need not be there.
+
+        Raises:
+            KubeconfigError: a certificate or key of the configuration is not usable.
+        """
+        self.address = config.cluster.server
+        try:
+            self._http = _client(config)
+        except (ConfigError, OSError, ValueError, httpx2.InvalidURL) as error:
+            raise KubeconfigError(f"cannot connect to {self.address}: {error}") from error
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def get(
+        self, path: str, *, accept: str, params: Mapping[str, str | int] | None = None
+    ) -> bytes:
+        """The body of one answer.
+
+        Raises:
+            ApiServerError: it refused, or did not answer.
+        """
+        request = self._http.build_request("GET", path, params=params, headers={"accept": accept})
+        async with self._answer(request) as response:
+            return await response.aread()
+
+    async def get_within(self, path: str, *, accept: str, seconds: float) -> bytes:
+        """`get`, again and again while the fault may pass and there is time left.
+
+        Raises:
+            ApiServerError: the last failure, or that ``seconds`` were not enough.
+        """
+        deadline, backoff = time.monotonic() + seconds, Backoff(first=0.1)
+        while True:
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    return await self.get(path, accept=accept)
+            except TimeoutError:
+                late = f"the API server at {self.address} did not answer within {seconds:g} s"
+                raise ApiServerError(late) from None
+            except ApiServerError as error:
+                wait = backoff.next(error.retry_after)
+                if not error.is_passing or time.monotonic() + wait >= deadline:
+                    raise
+            await asyncio.sleep(wait)
+
+    async def post(self, path: str, body: Any) -> None:
+        """Create an object.
+
+        Raises:
+            ApiServerError: it refused, or did not answer.
+        """
+        request = self._http.build_request(
+            "POST",
+            path,
+            content=msgspec.json.encode(body),
+            headers={"content-type": "application/json", "accept": "application/json"},
+        )
+        async with self._answer(request) as response:
+            await response.aread()
+
+    async def watch(
+        self, path: str, *, accept: str, params: Mapping[str, str | int], seconds: int
+    ) -> AsyncGenerator[bytes, None]:
+        """The lines of a watch, until the API server ends it after ``seconds``.
+
+        Raises:
+            ApiServerError: it refused, or the connection broke.
+        """
+        asked = {**params, "watch": "1", "timeoutSeconds": seconds}
+        request = self._http.build_request(
+            "GET",
+            path,
+            params=asked,
+            headers={"accept": accept},
+            # It may have nothing to say for long; that it is over, it must say in time.
+            timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, read=seconds + 15.0),
+        )
+        async with self._answer(request) as response:
+            rest = b""
+            async for chunk in response.aiter_bytes():
+                # Not by the client's notion of lines: it ends one at U+0085 too, which JSON lets
+                # stand within a text, so that anybody's annotation could break everybody's watch.
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in filter(None, lines):
+                    yield line
+
+    @asynccontextmanager
+    async def _answer(self, request: httpx2.Request) -> AsyncIterator[httpx2.Response]:
+        try:
+            # A watch may be silent for minutes, but not before it has begun.
+            async with asyncio.timeout(ANSWER_SECONDS):
+                response = await self._http.send(request, stream=True)
+            try:
+                if response.status_code >= 400:
+                    raise _refusal(request, response, await response.aread())
+                yield response
+            finally:
+                await response.aclose()
+        except (httpx2.HTTPError, httpx2.StreamError, *_AUTH_ERRORS) as error:
+            why = str(error) or type(error).__name__
+            raise ApiServerError(
+                f"the API server at {self.address} does not answer: {why}"
+            ) from error
+
+
+def _refusal(request: httpx2.Request, response: httpx2.Response, body: bytes) -> ApiServerError:
+    try:
+        status = msgspec.json.decode(body, type=Status)
+    except msgspec.DecodeError:
+        status = Status(message=body[:200].decode(errors="replace"))
+    code = response.status_code
+    return ApiServerError(
+        f"the API server answers {request.method} {request.url.path} with {code}: "
+        f"{status.message.strip() or response.reason_phrase}",
+        status=code,
+        retry_after=_retry_after(response),
+    )
+
+
+def _retry_after(response: httpx2.Response) -> float:
+    """What ``Retry-After`` asks for, in seconds; one where a 429 forgot to say."""
+    text = response.headers.get("retry-after", "")
+    if text.isascii() and text.isdecimal() and len(text) < 9:
+        return min(float(text), RETRY_AFTER_SECONDS)
+    return 1.0 if response.status_code == 429 else 0.0

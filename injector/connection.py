@@ -1,0 +1,57 @@
+"""What the webhook works on: a cluster behind an API server, or a file in its place."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from injector.apiserver import ApiServer, load_config
+from injector.background import Work
+from injector.cluster import KubeCluster
+from injector.cluster_metrics import ClusterMetrics
+from injector.events import EventSink, LoggedEvents
+from injector.health import Check
+from injector.kube_events import KubeEvents
+from injector.namespaces import Namespaces
+from injector.objects import Cluster, load_offline_objects
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """A cluster, where its Events go, and what has to run and be well for that."""
+
+    cluster: Cluster
+    events: EventSink
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    background: Mapping[str, Work] = field(default_factory=dict)
+
+
+def offline(path: Path) -> Connection:
+    """A kubectl List instead of an API server; Events go to the log.
+
+    Raises:
+        FileError: as `load_offline_objects`.
+    """
+    return Connection(cluster=load_offline_objects(path), events=LoggedEvents())
+
+
+def online(kubeconfig: Path | None, registry: CollectorRegistry) -> Connection:
+    """The API server of a kubeconfig, or of the cluster that this runs in.
+
+    Raises:
+        KubeconfigError: neither is there, or it is not usable.
+    """
+    api, metrics = ApiServer(load_config(kubeconfig)), ClusterMetrics(registry)
+    namespaces = Namespaces(api, metrics)
+    # In a pod the host's name is the pod's.
+    events = KubeEvents(api, metrics, instance=socket.gethostname())
+    return Connection(
+        cluster=KubeCluster(api, namespaces, metrics),
+        events=events,
+        checks={"namespaces": namespaces.problem},
+        background={"namespaces": namespaces.run, "events": events.run},
+    )

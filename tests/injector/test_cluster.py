@@ -1,0 +1,650 @@
+"""The API server's shell: namespaces watched, owners fetched, whatever the API server does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from lightkube.config import kubeconfig as lightkube_kubeconfig
+from prometheus_client import CollectorRegistry
+
+from injector import apiserver, cluster, namespaces
+from injector.apiserver import ApiServer, ApiServerError, Backoff, KubeconfigError, load_config
+from injector.cluster import KubeCluster, Lookups
+from injector.cluster_metrics import ClusterMetrics
+from injector.model import Namespace, Owner
+from injector.namespaces import Namespaces
+from injector.objects import ClusterError, ObjectMeta, OwnerReference
+from tests.injector.fake_apiserver import NAMESPACES, Asked, FakeApiServer, Fault, running, until
+
+ENABLED = {"linkerd.io__inject": "enabled"}
+REPLICA_SETS = "/apis/apps/v1/namespaces/shop/replicasets/"
+
+
+@dataclass
+class Setup:
+    """A fake API server, and everything that stands on a connection to it."""
+
+    server: FakeApiServer
+    api: ApiServer
+    metrics: ClusterMetrics
+    registry: CollectorRegistry
+    namespaces: Namespaces
+    cluster: KubeCluster
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"proxy_inject_{name}", labels)
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.namespaces.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled(), task.exception()
+
+    @contextlib.asynccontextmanager
+    async def synced(self) -> AsyncIterator[None]:
+        async with self.watching():
+            await until(lambda: self.namespaces.problem() is None and self.server.watching)
+            yield
+
+
+@contextlib.asynccontextmanager
+async def connected(folder: Path, **given: Any) -> AsyncIterator[Setup]:
+    async with running(**given) as server:
+        api = ApiServer(load_config(server.kubeconfig(folder)))
+        registry = CollectorRegistry()
+        metrics = ClusterMetrics(registry)
+        known = Namespaces(api, metrics)
+        yield Setup(server, api, metrics, registry, known, KubeCluster(api, known, metrics))
+        await api.close()
+
+
+Run = Callable[[Callable[[Setup], Coroutine[Any, Any, None]]], None]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs a test's coroutine on a connection to a fake API server."""
+
+    def run(test: Callable[[Setup], Coroutine[Any, Any, None]]) -> None:
+        async def within() -> None:
+            async with asyncio.timeout(20), connected(tmp_path) as setup:
+                await test(setup)
+
+        asyncio.run(within())
+
+    return run
+
+
+def lists(asked: Asked) -> bool:
+    return asked.is_list
+
+
+def watches(asked: Asked) -> bool:
+    return asked.is_watch
+
+
+def anything(asked: Asked) -> bool:
+    return True
+
+
+# Namespaces
+
+
+def test_it_is_ready_once_the_last_page_of_the_first_list_is_there(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(namespaces, "PAGE", 2)
+
+    async def test(setup: Setup) -> None:
+        for number in range(5):
+            setup.server.put(f"n{number}", **ENABLED)
+        last = asyncio.Event()
+        setup.server.faults = [Fault(lambda asked: asked.query.get("continue") == "4", until=last)]
+        async with setup.watching():
+            await until(lambda: setup.server.count(lists) == 3)
+            assert "not known yet" in (setup.namespaces.problem() or "")
+            last.set()
+            await until(lambda: setup.namespaces.problem() is None)
+        assert len(setup.namespaces) == 5
+        assert setup.sample("namespaces") == 5
+        assert "as=PartialObjectMetadataList" in setup.server.asked[0].headers["accept"]
+
+    run(test)
+
+
+def test_changes_arrive_by_the_watch(run: Run) -> None:
+    async def test(setup: Setup) -> None:
+        known = setup.namespaces
+        setup.server.put("old", **ENABLED)
+        async with setup.synced():
+            setup.server.put("new", **ENABLED)
+            await until(lambda: known.get("new"))
+            setup.server.put("new", linkerd__io="x", **{"linkerd.io__inject": "disabled"})
+            await until(
+                lambda: known.get("new") == Namespace("new", {"linkerd.io/inject": "disabled"})
+            )
+            setup.server.delete("old")
+            await until(lambda: known.get("old") is None)
+        assert setup.server.count(lists) == 1
+
+    run(test)
+
+
+def test_of_a_namespace_our_vocabulary_is_kept_and_nothing_else() -> None:
+    ours = {
+        "linkerd.io/inject": "enabled",
+        "config.linkerd.io/proxy-log-level": "debug",
+        "config.alpha.linkerd.io/x": "1",
+        "linkerd.io/injcet": "a typing error, which warnings tell of",
+        "meshgraft.io/redirect": "{}",
+    }
+    others = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "linkerd.io": "", "a": "b"}
+    meta = namespaces._Meta(name="shop", annotations={**ours, **others}, labels={"a": "b"})
+    slim = namespaces.NamespaceObject(meta).slim()
+    assert slim == Namespace("shop", {**ours, "linkerd.io": ""})
+
+
+def test_a_namespace_takes_little_memory_however_large_it_is(run: Run) -> None:
+    async def test(setup: Setup) -> None:
+        for number in range(1000):
+            setup.server.put(f"n{number}", note="x" * 5000)
+        tracemalloc.start()
+        async with setup.watching():
+            await until(lambda: setup.namespaces.problem() is None)
+            held = [
+                known.size
+                for known in tracemalloc.take_snapshot().statistics("filename")
+                if known.traceback[0].filename == namespaces.__file__
+            ]
+        tracemalloc.stop()
+        assert sum(held) < 1000 * 1000
+
+    run(test)
+
+
+@pytest.mark.parametrize("by_event", [False, True], ids=["by status", "by an event"])
+def test_an_expired_watch_leads_to_a_new_list(run: Run, by_event: bool) -> None:
+    async def test(setup: Setup) -> None:
+        setup.server.put("old")
+        async with setup.synced():
+            setup.server.delete("old")
+            setup.server.put("new")
+            await until(lambda: setup.namespaces.get("new"))
+            setup.server.forget_history()
+            if by_event:
+                setup.server.say('{"type":"ERROR","object":{"code":410,"message":"too old"}}')
+            else:
+                setup.server.drop_connections()
+            await until(lambda: setup.server.count(lists) == 2 and setup.server.watching)
+        assert setup.namespaces.get("old") is None
+        assert setup.namespaces.get("new")
+        assert setup.sample("namespaces_watch_failures_total", cause="expired") == 1
+
+    run(test)
+
+
+def test_a_version_that_never_works_is_given_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a restored backup of etcd: "Too large resource version", for ever."""
+    monkeypatch.setattr(namespaces, "MISTRUST", 2)
+
+    async def test(setup: Setup) -> None:
+        setup.server.put("shop")
+        async with setup.synced():
+            setup.server.faults = [Fault(watches, status=504, times=2)]
+            setup.server.drop_connections()
+            await until(lambda: setup.server.count(lists) == 2)
+
+    run(test)
+
+
+@pytest.mark.parametrize("breaks", ["drop_connections", "end_watches"])
+def test_a_watch_that_ends_goes_on_where_it_was(run: Run, breaks: str) -> None:
+    async def test(setup: Setup) -> None:
+        setup.server.put("a")
+        async with setup.synced():
+            setup.server.bookmark()
+            setup.server.put("b")
+            await until(lambda: setup.namespaces.get("b"))
+            getattr(setup.server, breaks)()
+            await until(lambda: setup.server.watching == 0)
+            setup.server.put("c")
+            await until(lambda: setup.namespaces.get("c"))
+        assert setup.server.count(lists) == 1
+
+    run(test)
+
+
+def test_a_bookmark_alone_moves_the_watch_on(run: Run) -> None:
+    async def test(setup: Setup) -> None:
+        async with setup.synced():
+            setup.server.bookmark()
+            setup.server.put("a")
+            await until(lambda: setup.namespaces.get("a"))
+            setup.server.forget_history()
+            setup.server.bookmark()
+            await until(lambda: setup.namespaces._version == setup.server.version)
+            setup.server.drop_connections()
+            await until(lambda: setup.server.count(watches) == 2 and setup.server.watching)
+        assert setup.server.count(lists) == 1
+        assert all(
+            asked.query["allowWatchBookmarks"] == "true"
+            for asked in setup.server.asked
+            if asked.is_watch
+        )
+
+    run(test)
+
+
+@pytest.mark.parametrize("kind", [lists, watches])
+def test_the_api_server_may_ask_for_patience(run: Run, kind: Callable[[Asked], bool]) -> None:
+    async def test(setup: Setup) -> None:
+        setup.server.put("shop")
+        setup.server.faults = [Fault(kind, status=429, retry_after="1")]
+        begun = time.monotonic()
+        async with setup.synced():
+            assert time.monotonic() - begun >= 1
+        assert setup.server.count(kind) == 2
+        assert setup.sample("namespaces_watch_failures_total", cause="throttled") == 1
+
+    run(test)
+
+
+def test_a_restart_of_the_api_server_is_survived_on_what_is_known(run: Run) -> None:
+    async def test(setup: Setup) -> None:
+        setup.server.put("shop")
+        async with setup.synced():
+            await setup.server.stop()
+            setup.server.forget_history()
+            setup.server.put("new")
+            await until(
+                lambda: setup.sample("namespaces_watch_failures_total", cause="unreachable")
+            )
+            assert setup.namespaces.problem() is None
+            assert await setup.cluster.namespace("shop") == Namespace("shop")
+            await setup.server.start()
+            await until(lambda: setup.namespaces.get("new"))
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        (Fault(lists, status=403, times=99), "answers GET /api/v1/namespaces with 403: as the"),
+        (Fault(lists, status=500, body=b"<html>", times=99), "with 500: <html>"),
+        (Fault(lists, status=0, times=99), "does not answer"),
+        (Fault(lists, status=200, body=b"<html>", times=99), "is not understood"),
+        (Fault(lists, status=200, body=b'{"items":3}', times=99), "is not understood"),
+    ],
+)
+def test_why_it_is_not_ready_can_be_read(run: Run, fault: Fault, text: str) -> None:
+    async def test(setup: Setup) -> None:
+        setup.server.faults = [fault]
+        async with setup.watching():
+            await until(lambda: text in (setup.namespaces.problem() or ""))
+            fault.times = 0
+            await until(lambda: setup.namespaces.problem() is None)
+
+    run(test)
+
+
+@pytest.mark.parametrize("kind", [lists, watches])
+def test_an_api_server_that_accepts_and_says_nothing_is_given_up_on(
+    run: Run, kind: Callable[[Asked], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apiserver, "ANSWER_SECONDS", 0.2)
+
+    async def test(setup: Setup) -> None:
+        setup.server.put("shop")
+        setup.server.faults = [Fault(kind, until=asyncio.Event())]
+        async with setup.synced():
+            assert setup.server.count(kind) == 2
+        assert setup.sample("namespaces_watch_failures_total", cause="unreachable") == 1
+
+    run(test)
+
+
+def test_a_line_that_makes_no_sense_costs_one_watch(run: Run) -> None:
+    async def test(setup: Setup) -> None:
+        async with setup.synced():
+            setup.server.say('{"type":"ADDED","obj')
+            await until(lambda: setup.server.count(watches) == 2)
+            setup.server.put("shop")
+            await until(lambda: setup.namespaces.get("shop"))
+
+    run(test)
+
+
+def test_waiting_grows_to_a_bound_and_starts_over() -> None:
+    backoff = Backoff()
+    waits = [backoff.next() for _ in range(50)]
+    assert 0.125 <= waits[0] <= 0.25
+    assert max(waits) <= backoff.longest
+    assert min(waits[10:]) >= backoff.longest / 2
+    assert 60 <= backoff.next(60.0) <= 72
+    backoff.reset()
+    assert backoff.next() <= 0.25
+
+
+# A namespace that the watch has not brought
+
+
+def test_a_new_namespace_is_asked_for_once_however_many_pods_wait(run: Run) -> None:
+    async def test(setup: Setup) -> None:
+        setup.server.put("new", **ENABLED)
+        found = await asyncio.gather(*(setup.cluster.namespace("new") for _ in range(50)))
+        assert set(map(str, found)) == {str(Namespace("new", {"linkerd.io/inject": "enabled"}))}
+        assert await setup.cluster.namespace("new") == found[0]
+        assert len(setup.server.asked) == 1
+        assert "as=PartialObjectMetadata;" in setup.server.asked[0].headers["accept"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "../../secrets", "a/b", "", "a?x=y", "n" * 254])
+def test_a_namespace_that_does_not_exist_is_none(run: Run, name: str) -> None:
+    async def test(setup: Setup) -> None:
+        assert await setup.cluster.namespace(name) is None
+        assert {asked.path for asked in setup.server.asked} <= {f"{NAMESPACES}/nowhere"}
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(anything, status=403),
+        Fault(anything, status=503, times=99),
+        Fault(anything, status=0, times=99),
+        Fault(anything, status=429, retry_after="30", times=99),
+        Fault(anything, status=200, body=b"?"),
+        Fault(anything, until=asyncio.Event()),
+    ],
+)
+def test_what_the_api_server_does_not_say_is_an_error_in_time(
+    run: Run, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "FETCH_SECONDS", 0.3)
+
+    async def test(setup: Setup) -> None:
+        setup.server.faults = [fault]
+        begun = time.monotonic()
+        with pytest.raises(ClusterError, match="API server"):
+            await setup.cluster.namespace("shop")
+        assert time.monotonic() - begun < 2
+        assert setup.sample("lookups_total", kind="namespace", result="failed") == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(anything, status=429, retry_after="0"),
+        Fault(anything, status=503),
+        Fault(anything, status=0, times=3),
+    ],
+)
+def test_a_passing_fault_is_tried_again_while_the_review_waits(run: Run, fault: Fault) -> None:
+    async def test(setup: Setup) -> None:
+        setup.server.put("shop")
+        setup.server.faults = [fault]
+        assert await setup.cluster.namespace("shop") == Namespace("shop")
+
+    run(test)
+
+
+# Owners
+
+
+def reference(kind: str, name: str, api_version: str = "apps/v1", uid: str = "u") -> dict[str, str]:
+    return {"kind": kind, "name": name, "apiVersion": api_version, "uid": uid}
+
+
+def owned(uid: str, *owners: dict[str, str]) -> dict[str, Any]:
+    return {"metadata": {"uid": uid, "ownerReferences": list(owners)}}
+
+
+def of(kind: str, name: str, api_version: str = "apps/v1", uid: str = "u") -> ObjectMeta:
+    above = OwnerReference(kind=kind, name=name, api_version=api_version, uid=uid)
+    return ObjectMeta(generate_name="p-", namespace="shop", owner_references=[above])
+
+
+ROLLOUT = "argoproj.io/v1alpha1"
+OBJECTS = {
+    f"{REPLICA_SETS}web-5d": owned("u", reference("Deployment", "web", uid="d")),
+    f"{REPLICA_SETS}roll-1": owned("u", reference("Rollout", "roll", ROLLOUT, "r")),
+    f"{REPLICA_SETS}bare": owned("u"),
+    "/apis/batch/v1/namespaces/shop/jobs/night-1": owned(
+        "u", reference("CronJob", "night", "batch/v1", "c")
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("meta", "expected", "requests"),
+    [
+        (of("ReplicaSet", "web-5d"), Owner("deployment", "web", "apps/v1", "d"), 1),
+        (of("ReplicaSet", "roll-1"), Owner("rollout", "roll", ROLLOUT, "r"), 1),
+        (of("Job", "night-1", "batch/v1"), Owner("cronjob", "night", "batch/v1", "c"), 1),
+        (of("ReplicaSet", "bare"), Owner("replicaset", "bare", "apps/v1", "u"), 1),
+        (of("ReplicaSet", "gone"), Owner("replicaset", "gone", "apps/v1", "u"), 1),
+        (of("ReplicaSet", "web-5d", uid="x"), Owner("replicaset", "web-5d", "apps/v1", "x"), 1),
+        (of("ReplicaSet", "../x"), Owner("replicaset", "../x", "apps/v1", "u"), 0),
+        (of("StatefulSet", "db"), Owner("statefulset", "db", "apps/v1", "u"), 0),
+        (of("Job", "a", "x.io/v1"), Owner("job", "a", "x.io/v1", "u"), 0),
+        (ObjectMeta(name="p", namespace="shop"), Owner("pod", "p"), 0),
+    ],
+    ids=lambda value: value.name if isinstance(value, Owner) else None,
+)
+def test_the_owner_is_found_with_at_most_one_request(
+    run: Run, meta: ObjectMeta, expected: Owner, requests: int
+) -> None:
+    async def test(setup: Setup) -> None:
+        setup.server.objects = dict(OBJECTS)
+        assert await setup.cluster.owner(meta) == expected
+        assert len(setup.server.asked) == requests
+
+    run(test)
+
+
+def test_events_get_the_owners_kind_as_the_api_spells_it(run: Run) -> None:
+    async def test(setup: Setup) -> None:
+        setup.server.objects = dict(OBJECTS)
+        assert (await setup.cluster.owner(of("ReplicaSet", "web-5d"))).api_kind == "Deployment"
+
+    run(test)
+
+
+def test_a_hundred_pods_of_a_replica_set_cost_one_request(run: Run) -> None:
+    async def test(setup: Setup) -> None:
+        setup.server.objects = dict(OBJECTS)
+        owners = await asyncio.gather(
+            *(setup.cluster.owner(of("ReplicaSet", "web-5d")) for _ in range(100))
+        )
+        assert {owner.name for owner in owners} == {"web"}
+        assert len(setup.server.asked) == 1
+        await setup.cluster.owner(of("ReplicaSet", "web-5d"))
+        assert len(setup.server.asked) == 1
+        assert setup.sample("lookups_total", kind="owner", result="cached") == 1
+
+    run(test)
+
+
+def test_connections_are_bounded_however_many_ask(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apiserver, "MAX_CONNECTIONS", 4)
+
+    async def test(setup: Setup) -> None:
+        held = asyncio.Event()
+        setup.server.faults = [Fault(anything, until=held, times=99)]
+        asking = [
+            asyncio.create_task(setup.cluster.owner(of("ReplicaSet", f"r{number}")))
+            for number in range(20)
+        ]
+        await until(lambda: len(setup.server.asked) == 4)
+        held.set()
+        assert len(await asyncio.gather(*asking)) == 20
+        assert len(setup.server.asked) == 20
+
+    run(test)
+
+
+def test_who_gives_up_waiting_does_not_take_the_answer_from_others(run: Run) -> None:
+    async def test(setup: Setup) -> None:
+        setup.server.objects = dict(OBJECTS)
+        held = asyncio.Event()
+        setup.server.faults = [Fault(anything, until=held)]
+        meta = of("ReplicaSet", "web-5d")
+        first = asyncio.create_task(setup.cluster.owner(meta))
+        second = asyncio.create_task(setup.cluster.owner(meta))
+        await until(lambda: setup.server.asked)
+        first.cancel()
+        held.set()
+        assert (await second).name == "web"
+        assert len(setup.server.asked) == 1
+
+    run(test)
+
+
+def test_the_cache_is_bounded_and_forgets() -> None:
+    asked: list[int] = []
+
+    async def fetch(key: int) -> str:
+        asked.append(key)
+        return str(key)
+
+    async def test() -> None:
+        metrics = ClusterMetrics(CollectorRegistry())
+        lookups: Lookups[int, str] = Lookups("owner", fetch, metrics, size=8, seconds=0.05)
+        for key in range(100):
+            assert await lookups.get(key) == str(key)
+        assert len(lookups._known) == 8
+        assert not lookups._pending
+        await until(lambda: not len(lookups._known))
+        await lookups.get(99)
+        assert asked.count(99) == 2
+
+    asyncio.run(test())
+
+
+# Ways to reach a cluster
+
+
+def test_a_cluster_is_reached_over_tls_with_the_configured_authority(tmp_path: Path) -> None:
+    authority = trustme.CA()
+
+    async def test() -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.crt"))
+        async with running(tls=context) as server:
+            server.put("shop")
+            config = server.kubeconfig(tmp_path, **{"certificate-authority": "ca.crt"})
+            body = await _get(config)
+            assert b'"shop"' in body
+            assert server.asked[0].headers["authorization"] == "Bearer secret"
+            with pytest.raises(ApiServerError, match=r"does not answer: .*certificate"):
+                await _get(server.kubeconfig(tmp_path))
+
+    asyncio.run(test())
+
+
+async def _get(kubeconfig: Path) -> bytes:
+    api = ApiServer(load_config(kubeconfig))
+    try:
+        return await api.get("api/v1/namespaces/shop", accept="application/json")
+    finally:
+        await api.close()
+
+
+def test_in_a_pod_the_service_account_is_used_and_its_token_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.crt"))
+    (tmp_path / "namespace").write_text("meshgraft")
+    (tmp_path / "token").write_text("first")
+    in_folder = partial(lightkube_kubeconfig.KubeConfig.from_service_account, tmp_path)
+    monkeypatch.setattr(lightkube_kubeconfig.KubeConfig, "from_service_account", in_folder)
+
+    async def test() -> None:
+        async with running() as server:
+            server.put("shop")
+            monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+            monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+            config = load_config(None)
+            assert config.cluster.server == f"https://127.0.0.1:{server.port}"
+            config.cluster.server = server.url
+            api = ApiServer(config)
+            await api.get("api/v1/namespaces/shop", accept="application/json")
+            (tmp_path / "token").write_text("second")
+            server.faults = [Fault(anything, status=401)]
+            await api.get("api/v1/namespaces/shop", accept="application/json")
+            await api.close()
+            tokens = [asked.headers["authorization"] for asked in server.asked]
+            assert tokens == ["Bearer first", "Bearer first", "Bearer second"]
+
+    asyncio.run(test())
+
+
+CLUSTER = "clusters: [{name: a, cluster: {server: 'http://127.0.0.1:1'}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, "config: cannot be read: No such file"),
+        ("", "config: is no kubeconfig"),
+        ("- a", "config: is no kubeconfig"),
+        ("{", "config: neither YAML nor JSON"),
+        ("clusters: [{}]\ncontexts: []\n", "'name' is missing"),
+        ("clusters: 3\ncontexts: []\n", "config: 'int' object"),
+        ("clusters: []\ncontexts: []\n", "current context"),
+        ("clusters: []\ncontexts: []\ncurrent-context: x\n", "'x' not found"),
+        (
+            f"{CLUSTER}contexts: [{{name: a, context: {{cluster: b}}}}]\ncurrent-context: a\n",
+            "'b' is missing",
+        ),
+        (
+            f"{CLUSTER}contexts: [{{name: a, context: {{cluster: 3}}}}]\ncurrent-context: a\n",
+            "Expected `str`",
+        ),
+    ],
+)
+def test_a_kubeconfig_that_is_not_usable_says_why(
+    tmp_path: Path, content: str | None, text: str
+) -> None:
+    path = tmp_path / "config"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(KubeconfigError, match=text):
+        load_config(path)
+
+
+def test_an_authority_that_is_not_there_is_named(tmp_path: Path) -> None:
+    server = FakeApiServer(port=1)
+    config = server.kubeconfig(tmp_path, **{"certificate-authority": "/does/not/exist"})
+    with pytest.raises(KubeconfigError, match=r"cannot connect to http://\S+: .*No such"):
+        ApiServer(load_config(config))
+
+
+def test_outside_a_cluster_one_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(KubeconfigError, match="--kubeconfig FILE"):
+        load_config(None)

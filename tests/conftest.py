@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-_SLOW_FOLDERS = ("dataplane", "cni_plugin", "demo")
+_SLOW_FOLDERS = ("apiserver", "dataplane", "cni_plugin", "demo")
 """Folders whose tests start processes or make namespaces; the others come first."""
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from injector.cluster_metrics import ClusterMetrics
+from injector.metrics import Metrics
 from meshgraft.reference import ANNOTATIONS_PAGE, annotations_page
 
 ROOT = Path(__file__).parents[2]
@@ -18,6 +20,18 @@ def test_the_annotations_page_is_as_the_table() -> None:
     assert (ROOT / ANNOTATIONS_PAGE).read_text() == annotations_page(), (
         "run: python -m meshgraft.reference"
     )
+
+
+def test_the_metrics_page_names_every_metric_of_the_webhook_and_no_other() -> None:
+    registry = Metrics("test").registry
+    ClusterMetrics(registry)
+    exposed = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in registry.collect()
+        if not family.name.startswith("process_")
+    }
+    page = (ROOT / "docs/reference/metrics.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)`", page, re.M)) == exposed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -1,8 +1,8 @@
 """The connection to the API server: bounded in time, patient with one that is busy or restarts.
 
-Kubeconfig, service account, client certificates, tokens that rotate and exec plugins are
-lightkube's. Its client is not used beyond that, because it reads whole objects where metadata is
-enough, knows no bookmarks, and waits without end on a watch whose connection died silently.
+Kubeconfig, service account, client certificates and exec plugins are lightkube's. Its client is
+not used beyond that, because it reads whole objects where metadata is enough, knows no bookmarks,
+and waits without end on a watch whose connection died silently.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +122,20 @@ def _service_account() -> KubeConfig:
     return KubeConfig.from_service_account()
 
 
+class _TokenFile(httpx2.Auth):
+    """A token that rotates, read for each request. lightkube's waits for a 401, and the API
+    server takes old tokens for a year, but reports who sends them."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    def auth_flow(
+        self, request: httpx2.Request
+    ) -> Generator[httpx2.Request, httpx2.Response, None]:
+        request.headers["authorization"] = f"Bearer {self._path.read_text().strip()}"
+        yield request
+
+
 def _client(config: SingleConfig) -> httpx2.AsyncClient:
     user = config.user or User()
     transport = httpx2.AsyncHTTPTransport(
@@ -132,7 +146,7 @@ def _client(config: SingleConfig) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(
         base_url=config.cluster.server,
         transport=transport,
-        auth=user_auth(user),
+        auth=_TokenFile(user.token_file) if user.token_file else user_auth(user),
         timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
         headers={"user-agent": "meshgraft-injector"},
     )

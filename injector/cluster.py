@@ -152,7 +152,13 @@ class KubeCluster:
 
     async def _fetch_namespace(self, name: str) -> Namespace | None:
         body = await self._fetch(f"api/v1/namespaces/{name}") if _NAME.fullmatch(name) else None
-        return None if body is None else _decode(body, NamespaceObject).slim()
+        if body is None:
+            return None
+        found = _decode(body, NamespaceObject).slim()
+        if found.name != name:
+            # Taken for a namespace without annotations it would leave its pods without a proxy.
+            raise ClusterError(f"the API server's answer is not understood: it is not {name!r}")
+        return found
 
     async def _fetch_owners(
         self, key: tuple[str, OwnerReference]

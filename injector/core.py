@@ -26,7 +26,7 @@ from injector.model import (
 )
 from injector.pods import annotations_of, containers
 from injector.ports import default_opaque_ports, resolve_opaque_ports
-from injector.reinvoke import LISTS, rejoin
+from injector.reinvocation import LISTS, rejoin
 from injector.resolve import inject_warnings, resolve, unknown_warnings
 from injector.splice import annotate, splice
 from injector.uninject import uninject

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from cachetools import TTLCache
 
-from injector.apiserver import ApiServer, ApiServerError
+from injector.apiserver import ApiServer, ApiServerError, Backoff
 from injector.cluster_metrics import ClusterMetrics
 from injector.model import Event, Owner
 from injector.review import Review
@@ -115,6 +115,7 @@ class KubeEvents:
     async def _post(self, queued: _Queued) -> None:
         path = f"api/v1/namespaces/{queued.namespace}/events"
         body = _as_object(queued, self._instance, datetime.now(UTC))
+        backoff = Backoff(first=2.0)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 await self._api.post(path, body)
@@ -122,7 +123,7 @@ class KubeEvents:
             except ApiServerError as error:
                 if attempt == _ATTEMPTS or not error.is_passing:
                     raise
-                await asyncio.sleep(max(1.0, error.retry_after))
+                await asyncio.sleep(backoff.next(error.retry_after))
 
     def _failed(self, queued: _Queued, error: ApiServerError) -> None:
         self._metrics.event("failed")

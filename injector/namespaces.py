@@ -17,7 +17,15 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from injector.apiserver import METADATA, METADATA_LIST, ApiServer, ApiServerError, Backoff, Status
+from injector.apiserver import (
+    ANSWER_SECONDS,
+    METADATA,
+    METADATA_LIST,
+    ApiServer,
+    ApiServerError,
+    Backoff,
+    Status,
+)
 from injector.cluster_metrics import ClusterMetrics
 from injector.model import Namespace
 
@@ -30,8 +38,9 @@ MISTRUST = 5
 a future that a restored backup of etcd does not know."""
 _GONE = 410
 """The history from our version on is no longer kept."""
-_SETTLED_SECONDS = 5.0
-"""A watch that lasted this long was a good one, even if nothing happened."""
+_SETTLED_SECONDS = 2 * ANSWER_SECONDS
+"""A watch that lasted this long was a good one, even if nothing happened: one that never began
+ends earlier."""
 _PATH = "api/v1/namespaces"
 _DOMAINS = ("linkerd.io", "meshgraft.io")
 _NOTHING: Mapping[str, str] = {}
@@ -158,6 +167,9 @@ class Namespaces:
         params: dict[str, str | int] = {"limit": PAGE}
         while True:
             page = _decode(await self._api.get(_PATH, accept=METADATA_LIST, params=params), _Page)
+            if not page.metadata.resource_version:
+                # Whoever answers in the API server's place must not empty the memory.
+                raise ApiServerError("the API server's answer is not understood: it is no list")
             found.update((item.metadata.name, item.slim()) for item in page.items)
             if not page.metadata.continue_:
                 break
@@ -183,7 +195,7 @@ class Namespaces:
             raise ApiServerError(f"the watch ended: {status.message}", status=status.code)
         changed = _decode(bytes(event.object), NamespaceObject)
         name = changed.metadata.name
-        if event.type in ("ADDED", "MODIFIED"):
+        if event.type in ("ADDED", "MODIFIED") and name:
             self._known[name] = changed.slim()
         elif event.type == "DELETED":
             self._known.pop(name, None)

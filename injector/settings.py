@@ -101,6 +101,9 @@ def _rehearse(values: Values) -> None:
         resource: Resource = getattr(values.proxy.resources, name)
         for part, amount in (("request", resource.request), ("limit", resource.limit)):
             _check_amount(f"proxy.resources.{name.replace('_', '-')}.{part}", amount)
+    for variable in (*values.proxy.additional_env, *values.proxy.experimental_env):
+        if not isinstance(variable.get("name"), str):
+            raise BadValues(f"values: proxy: {variable!r}: expected a variable with a name")
     ports = values.proxy.ports
     if len({ports.admin, ports.control, ports.inbound, ports.outbound}) < 4:
         raise BadValues("values: proxy.ports: expected four different ports")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ssl
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ class LiveCertificate:
         """
         self._folder = folder
         self._current = cert
-        self._digest = _digest(cert)
+        self._digest = _digest(folder)
         self._fresh = server_context(cert)
         self.context = server_context(cert)
         """What the server is given, once."""
@@ -46,8 +47,9 @@ class LiveCertificate:
         Raises:
             CertificateError: it is not usable; the pair so far stays in use.
         """
+        # Read first: what changes while the rest goes on differs from it at the next look.
+        digest = _digest(self._folder)
         cert = load(self._folder, datetime.now(UTC))
-        digest = _digest(cert)
         if digest == self._digest:
             return False
         self._fresh = server_context(cert)
@@ -61,5 +63,9 @@ class LiveCertificate:
         connection.context = self._fresh
 
 
-def _digest(cert: ServingCert) -> bytes:
-    return hashlib.sha256(cert.certificate.read_bytes() + cert.key.read_bytes()).digest()
+def _digest(folder: Path) -> bytes:
+    digest = hashlib.sha256()
+    for name in ("tls.crt", "tls.key"):
+        with contextlib.suppress(OSError):  # `load` says what cannot be read.
+            digest.update((folder / name).read_bytes())
+    return digest.digest()

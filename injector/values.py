@@ -50,10 +50,10 @@ class Resources(_Values, frozen=True):
 
 
 class Probe(_Values, frozen=True):
-    initial_delay_seconds: int = 0
-    timeout_seconds: int = 1
-    period_seconds: int = 1
-    failure_threshold: int = 120
+    initial_delay_seconds: Count = 0
+    timeout_seconds: Count = 1
+    period_seconds: Count = 1
+    failure_threshold: Count = 120
 
 
 class Streams(_Values, frozen=True):
@@ -67,7 +67,7 @@ class Control(_Values, frozen=True):
 
 
 class Workers(_Values, frozen=True):
-    minimum: int = 1
+    minimum: Count = 1
     maximum_cpu_ratio: float | None = msgspec.field(default=None, name="maximumCPURatio")
 
 
@@ -116,7 +116,7 @@ class Proxy(_Values, frozen=True):
     ports: Ports = Ports()
     uid: User = 2102
     gid: Group = -1
-    cores: int | None = None
+    cores: Count | None = None
     runtime: Runtime = Runtime()
     resources: Resources = Resources()
     await_: bool = msgspec.field(default=True, name="await")

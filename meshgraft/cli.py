@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -33,6 +35,10 @@ for _name, _help in _COMMANDS.items():
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name: those of the process, unless given."""
+    if os.getpid() == 1:
+        # The first process of a container has no default action for a signal: until a command
+        # has its own handler, a pod that is deleted would wait out its grace period.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         code = app(arguments)
     except CommandError as error:

@@ -5,15 +5,25 @@ from __future__ import annotations
 from injector.annotations import Redirect
 from injector.model import Object
 from injector.profiles.common import image, pull_policy, resources_field
-from injector.values import Values
+from injector.values import BadValues, Values
 
 INIT = "meshgraft-init"
 VALIDATOR = "meshgraft-network-validator"
+_MODES = ("", "legacy", "nft", "plain")
 
 
 def init(values: Values, redirect: Redirect) -> Object:
-    """Sets the rules from inside the pod, where no CNI plugin does it from the node."""
+    """Sets the rules from inside the pod, where no CNI plugin does it from the node.
+
+    Raises:
+        BadValues: the settings name a mode that ``proxy-init`` does not know.
+    """
     settings = values.proxy_init
+    if settings.iptables_mode not in _MODES:
+        raise BadValues(
+            f"values: proxyInit.iptablesMode: {settings.iptables_mode!r}: "
+            "expected one of legacy, nft, plain"
+        )
     args = ["--iptables-mode", settings.iptables_mode, "--redirect", redirect.to_annotation()]
     if settings.close_wait_timeout_secs:
         args += ["--timeout-close-wait-secs", str(settings.close_wait_timeout_secs)]

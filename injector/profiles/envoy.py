@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 
@@ -169,7 +170,7 @@ def _args(given: BuildInput) -> list[str]:
     values = given.values
     args = [
         "--config-yaml",
-        _literal(_compact(bootstrap(_envoy_config(given)))),
+        _bootstrap_arg(_envoy_config(given)),
         "--service-cluster",
         f"{given.owner.name or '$(POD_NAME)'}.$(POD_NAMESPACE)",
         "--service-node",
@@ -191,6 +192,12 @@ def _args(given: BuildInput) -> list[str]:
             '{"time":"%Y-%m-%dT%T.%F","level":"%l","logger":"%n","message":"%j"}',
         ]
     return args
+
+
+@functools.lru_cache(maxsize=256)
+def _bootstrap_arg(config: EnvoyConfig) -> str:
+    """The pods of a cluster share a handful of bootstraps of some 12 KiB each."""
+    return _literal(json.dumps(bootstrap(config), separators=(",", ":")))
 
 
 def _literal(text: str) -> str:
@@ -294,7 +301,3 @@ def _startup_probe(port: int, probe: Probe) -> Object:
 
 def _field(path: str) -> Object:
     return {"fieldRef": {"fieldPath": path}}
-
-
-def _compact(tree: Object) -> str:
-    return json.dumps(tree, separators=(",", ":"))

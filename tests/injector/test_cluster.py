@@ -212,6 +212,23 @@ def test_a_version_that_never_works_is_given_up(run: Run, monkeypatch: pytest.Mo
     run(test)
 
 
+def test_a_watch_that_never_begins_is_no_good_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(namespaces, "MISTRUST", 2)
+    # All in a fiftieth of the time.
+    monkeypatch.setattr(namespaces, "_SETTLED_SECONDS", namespaces._SETTLED_SECONDS / 50)
+    monkeypatch.setattr(apiserver, "ANSWER_SECONDS", apiserver.ANSWER_SECONDS / 50)
+
+    async def test(setup: Setup) -> None:
+        setup.server.put("shop")
+        setup.server.faults = [Fault(watches, until=asyncio.Event(), times=99)]
+        async with setup.watching():
+            await until(lambda: setup.server.count(lists) == 2)
+
+    run(test)
+
+
 @pytest.mark.parametrize("breaks", ["drop_connections", "end_watches"])
 def test_a_watch_that_ends_goes_on_where_it_was(run: Run, breaks: str) -> None:
     async def test(setup: Setup) -> None:
@@ -290,6 +307,7 @@ def test_a_restart_of_the_api_server_is_survived_on_what_is_known(run: Run) -> N
         (Fault(lists, status=0, times=99), "does not answer"),
         (Fault(lists, status=200, body=b"<html>", times=99), "is not understood"),
         (Fault(lists, status=200, body=b'{"items":3}', times=99), "is not understood"),
+        (Fault(lists, status=200, body=b'{"error":"log in"}', times=99), "is not understood"),
     ],
 )
 def test_why_it_is_not_ready_can_be_read(run: Run, fault: Fault, text: str) -> None:
@@ -326,6 +344,25 @@ def test_a_line_that_makes_no_sense_costs_one_watch(run: Run) -> None:
             await until(lambda: setup.server.count(watches) == 2)
             setup.server.put("shop")
             await until(lambda: setup.namespaces.get("shop"))
+
+    run(test)
+
+
+@pytest.mark.parametrize("end", ["\x85", "\u2028", "\r", "\x0c"])
+def test_what_some_take_for_the_end_of_a_line_may_stand_in_an_annotation(
+    run: Run, end: str
+) -> None:
+    async def test(setup: Setup) -> None:
+        async with setup.synced():
+            setup.server.put("odd", **{"linkerd.io__x": f"a{end}b"})
+            # As Go writes it: not everything that is not ASCII is escaped.
+            line = setup.server._history[-1][1]
+            setup.server.namespaces.clear()
+            setup.server.say(line.replace("\\u0085", "\x85").replace("\\u2028", "\u2028"))
+            setup.server.put("after")
+            await until(lambda: setup.namespaces.get("after"))
+            assert setup.namespaces.get("odd") == Namespace("odd", {"linkerd.io/x": f"a{end}b"})
+        assert setup.server.count(watches) == 1
 
     run(test)
 
@@ -373,6 +410,7 @@ def test_a_namespace_that_does_not_exist_is_none(run: Run, name: str) -> None:
         Fault(anything, status=0, times=99),
         Fault(anything, status=429, retry_after="30", times=99),
         Fault(anything, status=200, body=b"?"),
+        Fault(anything, status=200, body=b'{"error":"log in"}'),
         Fault(anything, until=asyncio.Event()),
     ],
 )
@@ -594,11 +632,13 @@ def test_in_a_pod_the_service_account_is_used_and_its_token_read_anew(
             api = ApiServer(config)
             await api.get("api/v1/namespaces/shop", accept="application/json")
             (tmp_path / "token").write_text("second")
-            server.faults = [Fault(anything, status=401)]
             await api.get("api/v1/namespaces/shop", accept="application/json")
+            (tmp_path / "token").unlink()
+            with pytest.raises(ApiServerError, match="token"):
+                await api.get("api/v1/namespaces/shop", accept="application/json")
             await api.close()
             tokens = [asked.headers["authorization"] for asked in server.asked]
-            assert tokens == ["Bearer first", "Bearer first", "Bearer second"]
+            assert tokens == ["Bearer first", "Bearer second"]
 
     asyncio.run(test())
 

@@ -17,11 +17,12 @@ from cryptography import x509
 from structlog.testing import capture_logs
 from watchfiles._rust_notify import WatchfilesRustInternalError
 
-from injector import reload
+from injector import reload, tls
 from injector.background import keep_running
 from injector.certs import (
     CertificateError,
     KeyPair,
+    ServingCert,
     issue_authority,
     issue_serving,
     load,
@@ -372,3 +373,28 @@ def test_a_certificate_that_openssl_refuses_is_refused_before_it_is_used(tmp_pat
     with pytest.raises(CertificateError, match=r"tls\.key: cannot be read"):
         live.reload()
     assert live.current == before
+
+
+def test_a_pair_that_changes_while_it_is_read_is_taken_up_whole_at_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the old pair's expiry would one day make a replica unready that shows a good one."""
+    now = datetime.now(UTC)
+
+    def put(issued: datetime) -> None:
+        write_pair(tmp_path, AUTHORITY, issue_serving(AUTHORITY, NAMES, issued))
+
+    put(now - timedelta(days=2))
+    live = LiveCertificate(tmp_path, load(tmp_path, now))
+    put(now - timedelta(days=1))
+
+    def load_while_it_changes(folder: Path, at: datetime) -> ServingCert:
+        found = load(folder, at)
+        put(now)
+        monkeypatch.undo()
+        return found
+
+    monkeypatch.setattr(tls, "load", load_while_it_changes)
+    live.reload()
+    live.reload()
+    assert live.current == load(tmp_path, now)

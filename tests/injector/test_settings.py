@@ -110,6 +110,10 @@ def test_reloading_takes_what_is_good_and_keeps_what_was_otherwise(tmp_path: Pat
         ("proxy: {resources: {cpu: {limit: lots}}}", "proxy.resources.cpu.limit: 'lots'"),
         ("proxy: {ports: {admin: 4143}}", "proxy.ports: expected four different ports"),
         ("{meshgraft: {profile: linkerd}, proxyInit: {iptablesMode: x}}", "iptablesMode: 'x'"),
+        ("{meshgraft: {profile: envoy}, proxyInit: {iptablesMode: x}}", "iptablesMode: 'x'"),
+        ("proxy: {additionalEnv: [{value: x}]}", "expected a variable with a name"),
+        ("proxy: {cores: -1}", "$.proxy.cores"),
+        ("proxy: {livenessProbe: {timeoutSeconds: -1}}", "$.proxy.livenessProbe.timeoutSeconds"),
     ],
 )
 def test_what_no_pod_could_be_injected_with_is_found_at_once(

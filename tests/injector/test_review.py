@@ -193,3 +193,12 @@ def test_warnings_always_fit_the_api_servers_bounds(warnings: list[str]) -> None
 def test_arbitrary_bytes_are_refused_never_a_crash(body: bytes) -> None:
     with pytest.raises(ReviewError):
         decode(body)
+
+
+def test_of_a_key_that_is_there_twice_the_last_counts_as_for_the_api_server() -> None:
+    body = json.dumps(review(object={"metadata": {"name": "OBJECT"}})).encode()
+    twice = body.replace(b'"metadata": {"name": "OBJECT"}', b'"metadata": {}, "metadata": {"a": 1}')
+    assert twice != body
+    assert decode(twice).object["metadata"] == {"a": 1}
+    again = body.replace(b'"uid": "u1"', b'"uid": "u1", "uid": "u2"')
+    assert decode(again).uid == "u2"

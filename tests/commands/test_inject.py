@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -185,14 +186,30 @@ class _Pages(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class _Listening(http.server.ThreadingHTTPServer):
+    """Shakes hands in the thread of the connection, which closes it whatever comes of that."""
+
+    context: ssl.SSLContext
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        """A connection, with TLS to come."""
+        raw, address = super().get_request()
+        return self.context.wrap_socket(
+            raw, server_side=True, do_handshake_on_connect=False
+        ), address
+
+    def handle_error(self, *_: object) -> None:
+        """A client that refuses the certificate is what some tests are about."""
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[_Server]:
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Pages) as listening:
-        listening.socket = context.wrap_socket(listening.socket, server_side=True)
+    with _Listening(("127.0.0.1", 0), _Pages) as listening:
+        listening.context = context
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

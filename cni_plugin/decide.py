@@ -41,6 +41,18 @@ MARKS = (
 )
 """What our injector and Linkerd's leave on a pod they mesh; the static program knows them too."""
 
+INHERITED = tuple(
+    f"config.linkerd.io/{key}"
+    for key in (
+        "skip-inbound-ports",
+        "skip-outbound-ports",
+        "skip-subnets",
+        "proxy-uid",
+        "proxy-gid",
+    )
+)
+"""Annotations that Linkerd's plugin takes from the namespace where the pod has none of its own."""
+
 _PROXY = "linkerd-proxy"
 _INIT = "linkerd-init"
 _CONTROL_PLANE_LABEL = "linkerd.io/control-plane-component"
@@ -122,9 +134,17 @@ def _from_object(conf: LinkerdConf, args: PodArgs, pod: Pod) -> Redirected | Pas
         return _annotated(pod.annotations, args)
     if _INIT in pod.init_container_names:
         return PassThrough(Reason.PROXY_INIT)
-    if _PROXY not in pod.container_names | pod.init_container_names:
-        return PassThrough(Reason.NO_PROXY)
-    return _linkerd_redirect(conf, pod)
+    return _linkerd_redirect(conf, pod) if is_linkerds(pod) else PassThrough(Reason.NO_PROXY)
+
+
+def is_linkerds(pod: Pod) -> bool:
+    """Whether Linkerd's injector meshed the pod and left its rules to the CNI plugin."""
+    inits = pod.init_container_names
+    return (
+        ANNOTATION not in pod.annotations
+        and _INIT not in inits
+        and _PROXY in pod.container_names | inits
+    )
 
 
 class _Annotations:

@@ -7,13 +7,16 @@ import socketserver
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Protocol
+from typing import Literal, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
 _COMMANDS = frozenset({"ADD", "CHECK", "STATUS"})
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+LookupResult = Literal["memory", "fetched", "missing", "failed"]
 
 
 class Measured(Protocol):
@@ -57,6 +60,28 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        self._lookups = Counter(
+            "linkerd_cni_pod_lookups",
+            "Pods that did not bring their redirection along, by where they were found.",
+            ["result"],
+            registry=self.registry,
+        )
+        self._pods = Gauge(
+            "linkerd_cni_pods",
+            "Pods of this node held in memory, by the watch.",
+            registry=self.registry,
+        )
+        self._contact = Gauge(
+            "linkerd_cni_pods_last_contact_timestamp_seconds",
+            "When the API server last told about this node's pods, as Unix time; 0: never.",
+            registry=self.registry,
+        )
+        self._watch_failures = Counter(
+            "linkerd_cni_pods_watch_failures",
+            "Lists and watches of this node's pods that failed, by cause; each is tried again.",
+            ["cause"],
+            registry=self.registry,
+        )
         self._refused = Counter(
             "linkerd_cni_connections_refused",
             "Connections that brought no request that could be answered.",
@@ -70,6 +95,19 @@ class Metrics:
         self._seconds.labels(command).observe(seconds)
         if answer.rules_seconds is not None:
             self._rules_seconds.labels(backend, command).observe(answer.rules_seconds)
+
+    def in_touch(self, known: int) -> None:
+        """The API server has just told about this node's pods, of which ``known`` are held."""
+        self._pods.set(known)
+        self._contact.set_to_current_time()
+
+    def watch_failed(self, cause: str) -> None:
+        """A list or watch of this node's pods failed; ``cause`` is one of a few words."""
+        self._watch_failures.labels(cause).inc()
+
+    def looked_up(self, result: LookupResult) -> None:
+        """A pod that did not bring its redirection along was looked up."""
+        self._lookups.labels(result).inc()
 
     def refused(self) -> None:
         """Count a connection that was closed without an answer."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Generic, Literal, TypeVar
@@ -11,7 +10,6 @@ from typing import Generic, Literal, TypeVar
 import msgspec
 from cachetools import TTLCache
 
-from injector.apiserver import METADATA, ApiServer, ApiServerError
 from injector.cluster_metrics import ClusterMetrics
 from injector.model import Namespace, Owner
 from injector.namespaces import NamespaceObject, Namespaces
@@ -23,6 +21,7 @@ from injector.objects import (
     is_followed,
     resolve_owner,
 )
+from kubeapi.client import METADATA, ApiServer, ApiServerError, is_name
 
 FETCH_SECONDS = 3.0
 """For one look-up with its repetitions; a review usually has 10 seconds in all."""
@@ -38,8 +37,6 @@ _PATHS = {
     ("apps", "ReplicaSet"): "apis/apps/v1/namespaces/{}/replicasets/{}",
     ("batch", "Job"): "apis/batch/v1/namespaces/{}/jobs/{}",
 }
-# Whoever may create pods chooses these names: they must not lead to another path.
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -151,7 +148,7 @@ class KubeCluster:
         return resolve_owner(meta, await self._owners.get((meta.namespace or "", direct)))
 
     async def _fetch_namespace(self, name: str) -> Namespace | None:
-        body = await self._fetch(f"api/v1/namespaces/{name}") if _NAME.fullmatch(name) else None
+        body = await self._fetch(f"api/v1/namespaces/{name}") if is_name(name) else None
         if body is None:
             return None
         found = _decode(body, NamespaceObject).slim()
@@ -164,7 +161,7 @@ class KubeCluster:
         self, key: tuple[str, OwnerReference]
     ) -> tuple[OwnerReference, ...] | None:
         namespace, direct = key
-        if not (_NAME.fullmatch(namespace) and _NAME.fullmatch(direct.name)):
+        if not (is_name(namespace) and is_name(direct.name)):
             return None
         path = _PATHS[direct.group, direct.kind].format(namespace, direct.name)
         body = await self._fetch(path)
@@ -180,7 +177,7 @@ class KubeCluster:
         except ApiServerError as error:
             if error.status == 404:
                 return None
-            raise
+            raise ClusterError(str(error)) from error
 
 
 def _decode(body: bytes, kind: type[_V]) -> _V:

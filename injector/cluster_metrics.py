@@ -9,8 +9,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 LookupResult = Literal["cached", "fetched", "missing", "failed"]
 EventResult = Literal["sent", "repeated", "dropped", "failed"]
 
-_CAUSES = {0: "unreachable", 401: "denied", 403: "denied", 410: "expired", 429: "throttled"}
-
 
 class ClusterMetrics:
     """Everything that is counted about the API server; on the process's registry."""
@@ -51,9 +49,9 @@ class ClusterMetrics:
         self._namespaces.set(known)
         self._contact.set_to_current_time()
 
-    def watch_failed(self, status: int) -> None:
-        """A list or watch failed with an HTTP status; 0 means that there was no answer."""
-        self._watch_failures.labels(_CAUSES.get(status, "other")).inc()
+    def watch_failed(self, cause: str) -> None:
+        """A list or watch failed; ``cause`` is one of a few words."""
+        self._watch_failures.labels(cause).inc()
 
     def looked_up(self, kind: Literal["owner", "namespace"], result: LookupResult) -> None:
         """A look-up ended."""

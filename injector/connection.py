@@ -9,7 +9,6 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from injector.apiserver import ApiServer, load_config
 from injector.background import Work
 from injector.cluster import KubeCluster
 from injector.cluster_metrics import ClusterMetrics
@@ -18,6 +17,8 @@ from injector.health import Check
 from injector.kube_events import KubeEvents
 from injector.namespaces import Namespaces
 from injector.objects import Cluster, load_offline_objects
+from kubeapi.client import ApiServer
+from kubeapi.config import KubeconfigError, in_cluster, load_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,16 @@ def online(kubeconfig: Path | None, registry: CollectorRegistry) -> Connection:
     Raises:
         KubeconfigError: neither is there, or it is not usable.
     """
-    api, metrics = ApiServer(load_config(kubeconfig)), ClusterMetrics(registry)
+    if kubeconfig is None and not in_cluster():
+        raise KubeconfigError(
+            "this is no pod of a cluster: name the cluster with --kubeconfig FILE, or give the "
+            "cluster's Namespaces with --offline-objects FILE "
+            "(kubectl get namespaces,replicasets,jobs -A -o yaml > FILE)"
+        )
+    api, metrics = (
+        ApiServer(load_config(kubeconfig), "meshgraft-injector"),
+        ClusterMetrics(registry),
+    )
     namespaces = Namespaces(api, metrics)
     # In a pod the host's name is the pod's.
     events = KubeEvents(api, metrics, instance=socket.gethostname())

@@ -16,10 +16,10 @@ from typing import Any
 import structlog
 from cachetools import TTLCache
 
-from injector.apiserver import ApiServer, ApiServerError, Backoff
 from injector.cluster_metrics import ClusterMetrics
 from injector.model import Event, Owner
 from injector.review import Review
+from kubeapi.client import ApiServer, ApiServerError, Backoff
 
 COMPONENT = "linkerd-proxy-injector"
 QUEUE = 256

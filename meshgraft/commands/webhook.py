@@ -14,7 +14,6 @@ import structlog
 from injector import logs
 from injector._version import __version__
 from injector.annotations.redirect import WEBHOOK
-from injector.apiserver import KubeconfigError
 from injector.background import Work
 from injector.certs import CertificateError, ServingCert, ensure
 from injector.connection import Connection, offline, online
@@ -30,6 +29,7 @@ from injector.server import Address, AddressError, Process, parse_address
 from injector.settings import ProfileName, Settings, SettingsError
 from injector.tls import LiveCertificate
 from injector.webhook import Injector, create_app, create_metrics_app
+from kubeapi.config import KubeconfigError
 from meshgraft._errors import CommandError
 
 _SERVICE = "meshgraft-injector"

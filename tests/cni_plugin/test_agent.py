@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +26,11 @@ from cni_plugin.metrics import Metrics
 from cni_plugin.pods import KnownPods
 from cni_plugin.protocol import Request, Response
 from injector.annotations.redirect import ANNOTATION
+from meshgraft.lab.netns import Netns
 from tests.cni_plugin.shim_support import (
     REDIRECT,
     FakeBackend,
+    Finished,
     call_agent,
     environment,
     netconf,
@@ -35,6 +38,7 @@ from tests.cni_plugin.shim_support import (
     run_program,
     wait_until,
 )
+from tests.kubeapi.fake_apiserver import FakeApiServer, running, until
 
 MESHED = netconf({ANNOTATION: REDIRECT.to_annotation()})
 RESULT = recorded("add")[1]["prevResult"]
@@ -332,7 +336,9 @@ def test_stopping_finishes_what_was_begun(path: Path, agent: Agent, backend: Fak
 def agent_process(path: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """``meshgraft cni-agent`` as a process, once it serves."""
     command = [sys.executable, "-m", "meshgraft", "cni-agent", "--socket", str(path), *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # As anywhere but in a pod, where the agent would ask that cluster.
+    env = {key: text for key, text in os.environ.items() if key != "KUBERNETES_SERVICE_HOST"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
         try:
             wait_until(lambda: path.exists() or process.poll() is not None, 20)
             yield process
@@ -429,6 +435,92 @@ class TestWholeChain:
             ("shop/web-0", "redirected"),
             ("a/b", "failed"),
         ]
+
+
+LINKERDS = {"linkerd.io/proxy-version": "stable", "linkerd.io/trust-root-sha256": "0"}
+"""What the runtime hands over of a pod that Linkerd's injector meshed."""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
+class TestApiServer:
+    """The real program and agent, on a cluster that comes and goes."""
+
+    def test_a_pod_of_linkerds_injector_starts_as_soon_as_the_api_server_is_there(
+        self, tmp_path: Path, make_netns: Callable[[], Netns]
+    ) -> None:
+        meshed, ours, other = make_netns(), make_netns(), make_netns()
+        socket_path = tmp_path / "agent.sock"
+
+        async def add(netns: Netns, conf: bytes, pod: str = "shop/web-0") -> Finished:
+            env = environment(pod=pod, CNI_NETNS=f"/run/netns/{netns.name}")
+            return await asyncio.to_thread(run_program, env, conf, socket_path)
+
+        async def within(server: FakeApiServer) -> None:
+            linkerds = netconf(LINKERDS)
+            first = await add(meshed, linkerds)
+            assert first.exit_code == 0, first.stderr
+            rules = nft_rules(meshed)
+            assert "3306" in rules  # the namespace's
+            assert "9000" in rules  # the pod's
+
+            await server.stop()
+            away = await add(other, linkerds, "shop/web-1")
+            assert away.error["code"] == 11
+            assert "shop/web-1" in away.error["msg"]
+            assert f"the API server at {server.url} does not answer" in away.error["msg"]
+            assert nft_rules(other) == ""
+            # Who brings everything along, or is in an excluded namespace, needs no API server.
+            assert (await add(ours, MESHED, "shop/ours-0")).exit_code == 0
+            assert "4143" in nft_rules(ours)
+            assert (await add(other, linkerds, "kube-system/dns-0")).exit_code == 0
+
+            await server.start()
+            back = await add(other, linkerds, "shop/web-1")
+            assert back.exit_code == 0, back.stderr
+            assert "4143" in nft_rules(other)
+
+        async def cluster() -> None:
+            async with asyncio.timeout(60), running() as server:
+                server.put("shop", **{"config.linkerd.io/skip-outbound-ports": "3306"})
+                own = {"config.linkerd.io/skip-inbound-ports": "9000"}
+                for name in ("web-0", "web-1"):
+                    server.put_pod(f"shop/{name}", "app", "linkerd-proxy", annotations=own)
+                options = ["--kubeconfig", str(server.kubeconfig(tmp_path)), "--node-name", "n1"]
+                with agent_process(socket_path, *options) as process:
+                    await until(lambda: server.watching, 20)
+                    await within(server)
+                    process.send_signal(signal.SIGTERM)
+                    await asyncio.to_thread(process.communicate, timeout=10)
+                assert process.returncode == 0
+                assert not server.count(lambda asked: "ours-0" in asked.path)
+                assert not server.count(lambda asked: "kube-system" in asked.path)
+
+        asyncio.run(cluster())
+
+
+def nft_rules(netns: Netns) -> str:
+    """The rules in a netns, as nft writes them; empty where there are none."""
+    command = ["ip", "netns", "exec", netns.name, "nft", "list", "ruleset"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--kubeconfig", "/nonexistent"), "/nonexistent: cannot be read: No such file"),
+        (("--kubeconfig", "a", "--offline-objects", "b"), "exclude each other"),
+    ],
+)
+def test_a_cluster_that_cannot_be_meant_is_a_sentence(
+    tmp_path: Path, options: tuple[str, ...], text: str
+) -> None:
+    with agent_process(tmp_path / "agent.sock", *options) as process:
+        stderr = process.communicate(timeout=20)[1]
+    assert process.returncode == 1
+    assert text in stderr
+    assert "Traceback" not in stderr
 
 
 def test_a_bad_option_is_a_sentence(tmp_path: Path) -> None:

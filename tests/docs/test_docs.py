@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cni_plugin.metrics import Metrics as AgentMetrics
 from injector.cluster_metrics import ClusterMetrics
 from injector.metrics import Metrics
 from meshgraft.reference import ANNOTATIONS_PAGE, annotations_page
@@ -22,12 +23,14 @@ def test_the_annotations_page_is_as_the_table() -> None:
     )
 
 
-def test_the_metrics_page_names_every_metric_of_the_webhook_and_no_other() -> None:
+def test_the_metrics_page_names_every_metric_and_no_other() -> None:
     registry = Metrics("test").registry
     ClusterMetrics(registry)
+    registries = (registry, AgentMetrics().registry)
     exposed = {
         f"{family.name}_total" if family.type == "counter" else family.name
-        for family in registry.collect()
+        for each in registries
+        for family in each.collect()
         if not family.name.startswith("process_")
     }
     page = (ROOT / "docs/reference/metrics.md").read_text()

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
-from lightkube.config import kubeconfig as lightkube_kubeconfig
 from prometheus_client import CollectorRegistry
 
-from injector import apiserver, cluster, namespaces
-from injector.apiserver import ApiServer, ApiServerError, Backoff, KubeconfigError, load_config
+from injector import cluster, namespaces
 from injector.cluster import KubeCluster, Lookups
 from injector.cluster_metrics import ClusterMetrics
 from injector.model import Namespace, Owner
 from injector.namespaces import Namespaces
 from injector.objects import ClusterError, ObjectMeta, OwnerReference
-from tests.injector.fake_apiserver import NAMESPACES, Asked, FakeApiServer, Fault, running, until
+from kubeapi import client, reflector
+from kubeapi.client import ApiServer, Backoff
+from kubeapi.config import load_config
+from tests.kubeapi.fake_apiserver import NAMESPACES, Asked, FakeApiServer, Fault, running, until
 
 ENABLED = {"linkerd.io__inject": "enabled"}
 REPLICA_SETS = "/apis/apps/v1/namespaces/shop/replicasets/"
@@ -108,7 +106,7 @@ def anything(asked: Asked) -> bool:
 def test_it_is_ready_once_the_last_page_of_the_first_list_is_there(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(namespaces, "PAGE", 2)
+    monkeypatch.setattr(reflector, "PAGE", 2)
 
     async def test(setup: Setup) -> None:
         for number in range(5):
@@ -169,7 +167,7 @@ def test_a_namespace_takes_little_memory_however_large_it_is(run: Run) -> None:
             held = [
                 known.size
                 for known in tracemalloc.take_snapshot().statistics("filename")
-                if known.traceback[0].filename == namespaces.__file__
+                if known.traceback[0].filename in (namespaces.__file__, reflector.__file__)
             ]
         tracemalloc.stop()
         assert sum(held) < 1000 * 1000
@@ -200,7 +198,7 @@ def test_an_expired_watch_leads_to_a_new_list(run: Run, by_event: bool) -> None:
 
 def test_a_version_that_never_works_is_given_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a restored backup of etcd: "Too large resource version", for ever."""
-    monkeypatch.setattr(namespaces, "MISTRUST", 2)
+    monkeypatch.setattr(reflector, "MISTRUST", 2)
 
     async def test(setup: Setup) -> None:
         setup.server.put("shop")
@@ -215,10 +213,10 @@ def test_a_version_that_never_works_is_given_up(run: Run, monkeypatch: pytest.Mo
 def test_a_watch_that_never_begins_is_no_good_one(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(namespaces, "MISTRUST", 2)
+    monkeypatch.setattr(reflector, "MISTRUST", 2)
     # All in a fiftieth of the time.
-    monkeypatch.setattr(namespaces, "_SETTLED_SECONDS", namespaces._SETTLED_SECONDS / 50)
-    monkeypatch.setattr(apiserver, "ANSWER_SECONDS", apiserver.ANSWER_SECONDS / 50)
+    monkeypatch.setattr(reflector, "_SETTLED_SECONDS", reflector._SETTLED_SECONDS / 50)
+    monkeypatch.setattr(client, "ANSWER_SECONDS", client.ANSWER_SECONDS / 50)
 
     async def test(setup: Setup) -> None:
         setup.server.put("shop")
@@ -325,7 +323,7 @@ def test_why_it_is_not_ready_can_be_read(run: Run, fault: Fault, text: str) -> N
 def test_an_api_server_that_accepts_and_says_nothing_is_given_up_on(
     run: Run, kind: Callable[[Asked], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apiserver, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.2)
 
     async def test(setup: Setup) -> None:
         setup.server.put("shop")
@@ -527,7 +525,7 @@ def test_a_hundred_pods_of_a_replica_set_cost_one_request(run: Run) -> None:
 def test_connections_are_bounded_however_many_ask(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apiserver, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(client, "MAX_CONNECTIONS", 4)
 
     async def test(setup: Setup) -> None:
         held = asyncio.Event()
@@ -580,111 +578,3 @@ def test_the_cache_is_bounded_and_forgets() -> None:
         assert asked.count(99) == 2
 
     asyncio.run(test())
-
-
-# Ways to reach a cluster
-
-
-def test_a_cluster_is_reached_over_tls_with_the_configured_authority(tmp_path: Path) -> None:
-    authority = trustme.CA()
-
-    async def test() -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1").configure_cert(context)
-        authority.cert_pem.write_to_path(str(tmp_path / "ca.crt"))
-        async with running(tls=context) as server:
-            server.put("shop")
-            config = server.kubeconfig(tmp_path, **{"certificate-authority": "ca.crt"})
-            body = await _get(config)
-            assert b'"shop"' in body
-            assert server.asked[0].headers["authorization"] == "Bearer secret"
-            with pytest.raises(ApiServerError, match=r"does not answer: .*certificate"):
-                await _get(server.kubeconfig(tmp_path))
-
-    asyncio.run(test())
-
-
-async def _get(kubeconfig: Path) -> bytes:
-    api = ApiServer(load_config(kubeconfig))
-    try:
-        return await api.get("api/v1/namespaces/shop", accept="application/json")
-    finally:
-        await api.close()
-
-
-def test_in_a_pod_the_service_account_is_used_and_its_token_read_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.crt"))
-    (tmp_path / "namespace").write_text("meshgraft")
-    (tmp_path / "token").write_text("first")
-    in_folder = partial(lightkube_kubeconfig.KubeConfig.from_service_account, tmp_path)
-    monkeypatch.setattr(lightkube_kubeconfig.KubeConfig, "from_service_account", in_folder)
-
-    async def test() -> None:
-        async with running() as server:
-            server.put("shop")
-            monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-            monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
-            config = load_config(None)
-            assert config.cluster.server == f"https://127.0.0.1:{server.port}"
-            config.cluster.server = server.url
-            api = ApiServer(config)
-            await api.get("api/v1/namespaces/shop", accept="application/json")
-            (tmp_path / "token").write_text("second")
-            await api.get("api/v1/namespaces/shop", accept="application/json")
-            (tmp_path / "token").unlink()
-            with pytest.raises(ApiServerError, match="token"):
-                await api.get("api/v1/namespaces/shop", accept="application/json")
-            await api.close()
-            tokens = [asked.headers["authorization"] for asked in server.asked]
-            assert tokens == ["Bearer first", "Bearer second"]
-
-    asyncio.run(test())
-
-
-CLUSTER = "clusters: [{name: a, cluster: {server: 'http://127.0.0.1:1'}}]\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        (None, "config: cannot be read: No such file"),
-        ("", "config: is no kubeconfig"),
-        ("- a", "config: is no kubeconfig"),
-        ("{", "config: neither YAML nor JSON"),
-        ("clusters: [{}]\ncontexts: []\n", "'name' is missing"),
-        ("clusters: 3\ncontexts: []\n", "config: 'int' object"),
-        ("clusters: []\ncontexts: []\n", "current context"),
-        ("clusters: []\ncontexts: []\ncurrent-context: x\n", "'x' not found"),
-        (
-            f"{CLUSTER}contexts: [{{name: a, context: {{cluster: b}}}}]\ncurrent-context: a\n",
-            "'b' is missing",
-        ),
-        (
-            f"{CLUSTER}contexts: [{{name: a, context: {{cluster: 3}}}}]\ncurrent-context: a\n",
-            "Expected `str`",
-        ),
-    ],
-)
-def test_a_kubeconfig_that_is_not_usable_says_why(
-    tmp_path: Path, content: str | None, text: str
-) -> None:
-    path = tmp_path / "config"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(KubeconfigError, match=text):
-        load_config(path)
-
-
-def test_an_authority_that_is_not_there_is_named(tmp_path: Path) -> None:
-    server = FakeApiServer(port=1)
-    config = server.kubeconfig(tmp_path, **{"certificate-authority": "/does/not/exist"})
-    with pytest.raises(KubeconfigError, match=r"cannot connect to http://\S+: .*No such"):
-        ApiServer(load_config(config))
-
-
-def test_outside_a_cluster_one_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(KubeconfigError, match="--kubeconfig FILE"):
-        load_config(None)

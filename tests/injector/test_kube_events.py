@@ -13,14 +13,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from injector import kube_events
-from injector.apiserver import ApiServer, load_config
 from injector.cluster_metrics import ClusterMetrics
 from injector.events import wanted_events
 from injector.kube_events import BURST, QUEUE, KubeEvents, Pace
 from injector.model import Event, Outcome, Owner, SkipReason
 from injector.review import Review, decode
-from tests.injector.fake_apiserver import Asked, FakeApiServer, Fault, running, until
+from kubeapi.client import ApiServer
+from kubeapi.config import load_config
 from tests.injector.support import inject, meshed, pod
+from tests.kubeapi.fake_apiserver import Asked, FakeApiServer, Fault, running, until
 
 INJECTED = Event("Injected", "Linkerd sidecar proxy injected")
 WEB = Owner("deployment", "web", "apps/v1", "d", api_kind="Deployment")

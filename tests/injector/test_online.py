@@ -19,8 +19,8 @@ from cryptography import x509
 
 from injector.certs import issue_authority, issue_serving, write_pair
 from injector.server import parse_address
-from tests.injector.fake_apiserver import FakeApiServer, Fault, running, until
 from tests.injector.support import pod
+from tests.kubeapi.fake_apiserver import FakeApiServer, Fault, running, until
 
 SECONDS = 20
 ENABLED = {"linkerd.io__inject": "enabled"}

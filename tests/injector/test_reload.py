@@ -32,7 +32,7 @@ from injector.metrics import Metrics, Reloaded
 from injector.reload import Reloadable, keep_fresh
 from injector.settings import Settings, SettingsError
 from injector.tls import LiveCertificate
-from tests.injector.fake_apiserver import until
+from tests.kubeapi.fake_apiserver import until
 
 NAMES = ["localhost", "127.0.0.1"]
 

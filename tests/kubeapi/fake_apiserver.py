@@ -16,6 +16,7 @@ import yaml
 
 Object = dict[str, Any]
 NAMESPACES = "/api/v1/namespaces"
+PODS = "/api/v1/pods"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Asked:
 
     @property
     def is_list(self) -> bool:
-        return self.path == NAMESPACES and not self.is_watch
+        return self.path in (NAMESPACES, PODS) and not self.is_watch
 
 
 @dataclass(slots=True)
@@ -57,7 +58,7 @@ class FakeApiServer:
 
     namespaces: dict[str, Object] = field(default_factory=dict)
     objects: dict[str, Object] = field(default_factory=dict)
-    """Single objects (owners) by their path."""
+    """Single objects (owners, pods) by their path."""
     asked: list[Asked] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     tls: ssl.SSLContext | None = None
@@ -128,6 +129,36 @@ class FakeApiServer:
         """Delete a namespace; watches hear of it."""
         self._version += 1
         gone = self.namespaces.pop(name)
+        gone["metadata"]["resourceVersion"] = str(self._version)
+        self._tell("DELETED", gone)
+
+    def put_pod(self, name: str, *containers: str, **meta: Any) -> Object:
+        """Make or change a pod ``NAMESPACE/NAME`` of node n1; ``node`` and ``init`` are options."""
+        self._version += 1
+        namespace, _, short = name.partition("/")
+        node, init = meta.pop("node", "n1"), meta.pop("init", ())
+        version = str(self._version)
+        path = f"{NAMESPACES}/{namespace}/pods/{short}"
+        kind = "MODIFIED" if path in self.objects else "ADDED"
+        self.objects[path] = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": short, "namespace": namespace, "resourceVersion": version, **meta},
+            "spec": {
+                "nodeName": node,
+                "containers": [{"name": each, "image": "i"} for each in containers],
+                "initContainers": [{"name": each, "image": "i"} for each in init],
+            },
+            "status": {"phase": "Pending"},
+        }
+        self._tell(kind, self.objects[path])
+        return self.objects[path]
+
+    def delete_pod(self, name: str) -> None:
+        """Delete a pod; watches hear of it."""
+        self._version += 1
+        namespace, _, short = name.partition("/")
+        gone = self.objects.pop(f"{NAMESPACES}/{namespace}/pods/{short}")
         gone["metadata"]["resourceVersion"] = str(self._version)
         self._tell("DELETED", gone)
 
@@ -216,7 +247,7 @@ class FakeApiServer:
             await _send(writer, 201, asked.body)
         elif asked.is_watch:
             await self._watch(asked, writer)
-        elif asked.path == NAMESPACES:
+        elif asked.is_list:
             await _send(writer, 200, json.dumps(self._page(asked)).encode())
         else:
             await self._single(asked, writer)
@@ -230,15 +261,21 @@ class FakeApiServer:
             await _send(writer, 200, json.dumps(found).encode())
 
     def _page(self, asked: Asked) -> Object:
-        names = sorted(self.namespaces)
+        found = self._listed(asked)
         begin = int(asked.query.get("continue", "0"))
         end = begin + int(asked.query["limit"])
-        more = {"continue": str(end)} if end < len(names) else {}
+        more = {"continue": str(end)} if end < len(found) else {}
         return {
-            "kind": "NamespaceList",
+            "kind": "List",
             "metadata": {"resourceVersion": str(self._version), **more},
-            "items": [self.namespaces[name] for name in names[begin:end]],
+            "items": found[begin:end],
         }
+
+    def _listed(self, asked: Asked) -> list[Object]:
+        if asked.path == NAMESPACES:
+            return [self.namespaces[name] for name in sorted(self.namespaces)]
+        pods = [each for each in self.objects.values() if each.get("kind") == "Pod"]
+        return [pod for pod in pods if _is_meant(pod, asked)]
 
     async def _watch(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
         since = int(asked.query["resourceVersion"])
@@ -253,6 +290,8 @@ class FakeApiServer:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         try:
             while (line_or_end := await queue.get()) is not None:
+                if not _is_meant(_object_of(line_or_end), asked):
+                    continue
                 chunk = line_or_end.encode() + b"\n"
                 writer.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
                 await writer.drain()
@@ -260,6 +299,23 @@ class FakeApiServer:
             await writer.drain()
         finally:
             self._watches.remove(queue)
+
+
+def _object_of(line: str) -> Any:
+    try:
+        return json.loads(line)["object"]
+    except (ValueError, LookupError, TypeError):
+        return None  # the test's own nonsense is for everybody
+
+
+def _is_meant(thing: Any, asked: Asked) -> bool:
+    """Whether a list or watch asks for it, by its path and its fieldSelector."""
+    kind = thing.get("kind") if isinstance(thing, dict) else None
+    if kind not in ("Namespace", "Pod"):
+        return True
+    if asked.path == NAMESPACES or kind == "Namespace":
+        return asked.path == NAMESPACES and kind == "Namespace"
+    return asked.query.get("fieldSelector") in (None, f"spec.nodeName={thing['spec']['nodeName']}")
 
 
 async def _read(reader: asyncio.StreamReader) -> Asked:

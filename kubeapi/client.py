@@ -8,8 +8,8 @@ and waits without end on a watch whose connection died silently.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
+import re
 import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
@@ -21,12 +21,11 @@ from typing import Any
 import httpx2
 import msgspec
 from lightkube.config.client_adapter import user_auth, verify_cluster
-from lightkube.config.kubeconfig import KubeConfig, SingleConfig
+from lightkube.config.kubeconfig import SingleConfig
 from lightkube.config.models import User
 from lightkube.core.exceptions import ConfigError
 
-from injector.files import FileError, read_documents
-from injector.objects import ClusterError
+from kubeapi.config import KubeconfigError
 
 _META = "g=meta.k8s.io;v=v1,application/json"
 METADATA = f"application/json;as=PartialObjectMetadata;{_META}"
@@ -36,7 +35,7 @@ METADATA_LIST = f"application/json;as=PartialObjectMetadataList;{_META}"
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 15.0
-"""For a page of a list; what a review waits for has its own, shorter limit."""
+"""For a page of a list; what a pod waits for has its own, shorter limit."""
 IDLE_SECONDS = 60.0
 """An idle connection is kept this long, so that the next look-up needs no handshake."""
 MAX_CONNECTIONS = 32
@@ -54,11 +53,13 @@ _KEEPALIVE: list[tuple[int, int, int]] = [
 ]
 
 
+_CAUSES = {0: "unreachable", 401: "denied", 403: "denied", 410: "expired", 429: "throttled"}
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 _AUTH_ERRORS = (ConfigError, OSError, KeyError, ValueError)
 """How lightkube fails where a token's file is gone, or an exec plugin fails or answers nonsense."""
 
 
-class ApiServerError(ClusterError):
+class ApiServerError(Exception):
     """The API server refused, or could not be reached (``status`` is 0 then)."""
 
     def __init__(self, text: str, *, status: int = 0, retry_after: float = 0.0) -> None:
@@ -68,13 +69,14 @@ class ApiServerError(ClusterError):
         """Seconds that the API server asked us to wait."""
 
     @property
+    def cause(self) -> str:
+        """One of a few words, for metrics."""
+        return _CAUSES.get(self.status, "other")
+
+    @property
     def is_passing(self) -> bool:
         """Whether the same request may well succeed a little later."""
         return self.status in (0, 408, 429) or self.status >= 500
-
-
-class KubeconfigError(ValueError):
-    """There is no usable way to reach a cluster; the text says what to do."""
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -83,43 +85,6 @@ class Status(msgspec.Struct, frozen=True):
     message: str = ""
     reason: str = ""
     code: int = 0
-
-
-def load_config(kubeconfig: Path | None) -> SingleConfig:
-    """The kubeconfig's current context; without a file, the pod's service account.
-
-    Raises:
-        KubeconfigError: no such file, not a kubeconfig, or this is no pod.
-    """
-    try:
-        config = _from_file(kubeconfig) if kubeconfig else _service_account()
-        single = config.get()
-    except FileError as error:
-        raise KubeconfigError(str(error)) from error
-    except KeyError as error:
-        raise KubeconfigError(f"{kubeconfig}: {error} is missing") from error
-    except (ConfigError, OSError, msgspec.ValidationError, TypeError) as error:
-        raise KubeconfigError(f"{kubeconfig or 'service account'}: {error}") from error
-    if single is None:
-        raise KubeconfigError(f"{kubeconfig}: there is no current-context")
-    return single
-
-
-def _from_file(path: Path) -> KubeConfig:
-    documents = read_documents(path)
-    if len(documents) != 1 or not isinstance(documents[0], dict):
-        raise KubeconfigError(f"{path}: is no kubeconfig")
-    return KubeConfig.from_dict(documents[0], fname=path)
-
-
-def _service_account() -> KubeConfig:
-    if not os.environ.get("KUBERNETES_SERVICE_HOST"):
-        raise KubeconfigError(
-            "this is no pod of a cluster: name the cluster with --kubeconfig FILE, or give the "
-            "cluster's Namespaces with --offline-objects FILE "
-            "(kubectl get namespaces,replicasets,jobs -A -o yaml > FILE)"
-        )
-    return KubeConfig.from_service_account()
 
 
 class _TokenFile(httpx2.Auth):
@@ -136,7 +101,7 @@ class _TokenFile(httpx2.Auth):
         yield request
 
 
-def _client(config: SingleConfig) -> httpx2.AsyncClient:
+def _client(config: SingleConfig, user_agent: str) -> httpx2.AsyncClient:
     user = config.user or User()
     transport = httpx2.AsyncHTTPTransport(
         verify=verify_cluster(config.cluster, user, config.abs_file, trust_env=False),
@@ -148,7 +113,7 @@ def _client(config: SingleConfig) -> httpx2.AsyncClient:
         transport=transport,
         auth=_TokenFile(user.token_file) if user.token_file else user_auth(user),
         timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
-        headers={"user-agent": "meshgraft-injector"},
+        headers={"user-agent": user_agent},
     )
 
 
@@ -177,15 +142,17 @@ class Backoff:
 class ApiServer:
     """Requests to one API server; every failure is an `ApiServerError` that can be read."""
 
-    def __init__(self, config: SingleConfig) -> None:
+    def __init__(self, config: SingleConfig, user_agent: str = "meshgraft") -> None:
         """Prepare; nothing is sent yet, so the API server need not be there.
+
+        ``user_agent`` is what its audit log calls us.
 
         Raises:
             KubeconfigError: a certificate or key of the configuration is not usable.
         """
         self.address = config.cluster.server
         try:
-            self._http = _client(config)
+            self._http = _client(config, user_agent)
         except (ConfigError, OSError, ValueError, httpx2.InvalidURL) as error:
             raise KubeconfigError(f"cannot connect to {self.address}: {error}") from error
 
@@ -212,14 +179,17 @@ class ApiServer:
             ApiServerError: the last failure, or that ``seconds`` were not enough.
         """
         deadline, backoff = time.monotonic() + seconds, Backoff(first=0.1)
+        failure: ApiServerError | None = None
         while True:
             try:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     return await self.get(path, accept=accept)
             except TimeoutError:
                 late = f"the API server at {self.address} did not answer within {seconds:g} s"
-                raise ApiServerError(late) from None
+                # What went wrong before says more than that the last attempt had no time left.
+                raise (failure or ApiServerError(late)) from None
             except ApiServerError as error:
+                failure = error
                 wait = backoff.next(error.retry_after)
                 if not error.is_passing or time.monotonic() + wait >= deadline:
                     raise
@@ -283,6 +253,11 @@ class ApiServer:
             raise ApiServerError(
                 f"the API server at {self.address} does not answer: {why}"
             ) from error
+
+
+def is_name(text: str) -> bool:
+    """Whether it can be an object's name: whoever chose it must not lead us to another path."""
+    return _NAME.fullmatch(text) is not None
 
 
 def _refusal(request: httpx2.Request, response: httpx2.Response, body: bytes) -> ApiServerError:

@@ -1,0 +1,263 @@
+"""Pods from the API server: this node's from memory by a watch, others by a GET with a deadline.
+
+The agent's threads call in; the connection lives in one thread of its own, with an asyncio loop.
+That way the watch, the patience and the pooled connection are those of the webhook (`kubeapi`),
+and what is slow there holds up nothing but the pods that need it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from cachetools import LRUCache
+
+from cni_plugin.decide import INHERITED, is_linkerds
+from cni_plugin.metrics import Metrics
+from cni_plugin.pods import MIRROR_ANNOTATION, Pod, PodSourceError
+from kubeapi.client import METADATA, ApiServer, ApiServerError, is_name
+from kubeapi.reflector import Collection, Reflector
+
+LOOKUP_SECONDS = 2.0
+"""For each of the two requests at most (pod, namespace); the plugin program waits 10 s in all."""
+LOOKUPS = 4
+"""Pods looked up at once: half of the agent's threads, so that pods which need no look-up find one
+while the API server is slow or away."""
+TURN_SECONDS = 0.25
+"""How long a thread waits for its turn to look up."""
+NAMESPACE_SECONDS = 5.0
+"""A namespace's annotations are taken from memory for this long; longer if nobody can be asked."""
+NAMESPACES = 256
+
+_DOMAINS = ("linkerd.io", "meshgraft.io")
+_Key = tuple[str, str]
+_T = TypeVar("_T")
+
+_log = structlog.get_logger("cni_plugin.cluster_pods")
+
+
+class _NamespaceMeta(msgspec.Struct, frozen=True):
+    name: str = ""
+    annotations: dict[str, str] | None = None
+
+
+class _Namespace(msgspec.Struct, frozen=True):
+    metadata: _NamespaceMeta = _NamespaceMeta()
+
+
+def _ours(found: Mapping[str, str]) -> dict[str, str] | None:
+    """What decides about traffic, or tells a static pod's mirror; the rest is not kept."""
+    kept = {
+        key: text
+        for key, text in found.items()
+        if key == MIRROR_ANNOTATION or key.partition("/")[0].endswith(_DOMAINS)
+    }
+    return kept or None
+
+
+def _read(content: bytes) -> tuple[_Key, Pod]:
+    pod = msgspec.json.decode(content, type=Pod)
+    meta = msgspec.structs.replace(
+        pod.metadata, annotations=_ours(pod.annotations), labels=_ours(pod.labels)
+    )
+    return (meta.namespace, meta.name), msgspec.structs.replace(pod, metadata=meta)
+
+
+def _pods_of(node: str) -> Collection[_Key, Pod]:
+    # Whole objects are sent, as metadata alone has no container names; little of them is kept.
+    return Collection(
+        what="this node's pods",
+        path="api/v1/pods",
+        read=_read,
+        params={"fieldSelector": f"spec.nodeName={node}"},
+    )
+
+
+def inherit(pod: Pod, namespace: Mapping[str, str]) -> Pod:
+    """The pod with its namespace's annotations, where those count and it has none of its own."""
+    own = pod.annotations
+    handed = {key: namespace[key] for key in _lacking(pod) if namespace.get(key)}
+    meta = msgspec.structs.replace(pod.metadata, annotations={**own, **handed})
+    return msgspec.structs.replace(pod, metadata=meta)
+
+
+def _lacking(pod: Pod) -> list[str]:
+    return [key for key in INHERITED if not pod.annotations.get(key)]
+
+
+class ClusterPods:
+    """A `PodSource` that is an API server; `start` before the first `get`, `stop` after the last.
+
+    It works from the start, whether or not the watch does: what memory does not know is asked for.
+    """
+
+    def __init__(self, api: ApiServer, node: str | None, metrics: Metrics) -> None:
+        """``node`` is this node's name in the cluster; without it nothing is watched."""
+        self._api = api
+        self._metrics = metrics
+        self._pods = Reflector(api, _pods_of(node), metrics) if node else None
+        self._namespaces: LRUCache[str, tuple[float, Mapping[str, str]]] = LRUCache(NAMESPACES)
+        """When they were asked for, and their annotations; for the loop's thread only."""
+        self._turns = threading.BoundedSemaphore(LOOKUPS)
+        self._thread = threading.Thread(target=self._run, name="api-server", daemon=True)
+        self._loop: asyncio.AbstractEventLoop
+        self._stopping = asyncio.Event()
+
+    @property
+    def name(self) -> str:
+        """What is looked through, for messages."""
+        return f"the API server at {self._api.address}"
+
+    def start(self) -> None:
+        """Begin to watch; the API server need not be there.
+
+        Raises:
+            PodSourceError: there may be no more threads or descriptors.
+        """
+        try:
+            self._loop = asyncio.new_event_loop()
+            self._thread.start()
+        except (OSError, RuntimeError) as error:
+            raise PodSourceError(
+                f"cannot start the thread that asks {self.name}: {error}; raise the limits of "
+                "processes (pids) and open files of the agent's container"
+            ) from error
+
+    def stop(self) -> None:
+        """End the watch and close all connections."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join()
+
+    def get(self, namespace: str, name: str, uid: str) -> Pod | None:
+        """The pod, with its namespace's annotations if they count; None where there is none.
+
+        Memory is believed only about a pod with this very uid: of a StatefulSet's pods the next
+        one has the same name.
+
+        Raises:
+            PodSourceError: the API server does not say, or too many are waiting for it.
+        """
+        known = self._remembered(namespace, name, uid)
+        if known is not None and not _wants_namespace(known):
+            self._metrics.looked_up("memory")
+            return known
+        if not self._turns.acquire(timeout=TURN_SECONDS):
+            self._metrics.looked_up("failed")
+            raise PodSourceError(
+                f"{LOOKUPS} other pods are being looked up, and {self.name} is slow to answer"
+            )
+        try:
+            found = self._await(self._look_up(known, namespace, name, uid))
+        except PodSourceError:
+            self._metrics.looked_up("failed")
+            raise
+        finally:
+            self._turns.release()
+        self._metrics.looked_up("memory" if known else "fetched" if found else "missing")
+        return found
+
+    def _remembered(self, namespace: str, name: str, uid: str) -> Pod | None:
+        pod = self._pods.get((namespace, name)) if self._pods is not None and uid else None
+        return pod if pod is not None and pod.has_uid(uid) else None
+
+    def _await(self, work: Coroutine[Any, Any, _T]) -> _T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(2 * LOOKUP_SECONDS + 1.0)
+        except TimeoutError as error:
+            future.cancel()
+            raise PodSourceError(f"the look-up at {self.name} took too long") from error
+
+    # What follows is for the loop's thread.
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        watch = asyncio.create_task(self._watch())
+        await self._stopping.wait()
+        watch.cancel()
+        await asyncio.wait([watch])
+        await self._api.close()
+
+    async def _watch(self) -> None:
+        if self._pods is None:
+            return
+        try:
+            await self._pods.run()
+        except Exception:  # noqa: BLE001 - a bug in the watch must not end the look-ups
+            _log.exception("the watch of this node's pods ended; each pod is asked for by name")
+
+    async def _look_up(self, known: Pod | None, namespace: str, name: str, uid: str) -> Pod | None:
+        if not (is_name(namespace) and is_name(name)):
+            return None
+        try:
+            pod = known or await self._fetch_pod(namespace, name)
+            if pod is None or not pod.has_uid(uid):
+                return None
+            if not _wants_namespace(pod):
+                return pod
+            return inherit(pod, await self._namespace(namespace))
+        except ApiServerError as error:
+            raise PodSourceError(str(error)) from error
+
+    async def _fetch_pod(self, namespace: str, name: str) -> Pod | None:
+        body = await self._fetch(f"api/v1/namespaces/{namespace}/pods/{name}", "application/json")
+        if body is None:
+            return None
+        pod = _decode(body, Pod)
+        if (pod.metadata.namespace, pod.metadata.name) != (namespace, name):
+            raise ApiServerError("the API server's answer is not understood: it is another pod")
+        return pod
+
+    async def _namespace(self, name: str) -> Mapping[str, str]:
+        """The namespace's annotations; what was known goes on while the API server is away."""
+        at, annotations = self._namespaces.get(name, (None, {}))
+        if at is not None and time.monotonic() - at < NAMESPACE_SECONDS:
+            return annotations
+        try:
+            annotations = await self._fetch_namespace(name)
+        except ApiServerError as error:
+            if at is None or not error.is_passing:
+                raise
+            _log.warning("namespace as it was", namespace=name, error=str(error))
+            return annotations
+        self._namespaces[name] = time.monotonic(), annotations
+        return annotations
+
+    async def _fetch_namespace(self, name: str) -> Mapping[str, str]:
+        body = await self._fetch(f"api/v1/namespaces/{name}", METADATA)
+        if body is None:
+            return {}
+        meta = _decode(body, _Namespace).metadata
+        if meta.name != name:
+            raise ApiServerError(f"the API server's answer is not understood: it is not {name!r}")
+        found = meta.annotations or {}
+        return {key: found[key] for key in INHERITED if key in found}
+
+    async def _fetch(self, path: str, accept: str) -> bytes | None:
+        try:
+            return await self._api.get_within(path, accept=accept, seconds=LOOKUP_SECONDS)
+        except ApiServerError as error:
+            if error.status == 404:
+                return None
+            raise
+
+
+def _wants_namespace(pod: Pod) -> bool:
+    """A pod of our own injector brings everything along, and one without a proxy needs nothing."""
+    return is_linkerds(pod) and bool(_lacking(pod))
+
+
+def _decode(body: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ApiServerError(f"the API server's answer is not understood: {error}") from error

@@ -29,6 +29,7 @@ from meshgraft.lab.process import Process
 ASSETS = Path(os.environ.get("KUBEBUILDER_ASSETS", ""))
 PROGRAMS = ("etcd", "kube-apiserver", "kubectl")
 SECONDS = 60.0
+GRACE_SECONDS = 3.0
 Object = dict[str, Any]
 
 
@@ -140,7 +141,8 @@ class ControlPlane:
     def stop_apiserver(self) -> None:
         """End kube-apiserver alone; etcd keeps the state."""
         if self._apiserver is not None:
-            self._apiserver.stop(grace=SECONDS)
+            # By itself it would wait a minute for whoever watches; a crash does not wait either.
+            self._apiserver.stop(grace=GRACE_SECONDS)
 
     def stop(self) -> None:
         """End both."""

@@ -70,7 +70,7 @@ def test_a_pod_in_an_annotated_namespace_is_injected_and_valid(
 ) -> None:
     created = plane.create(pod(namespace)).object
     assert is_injected(created)
-    assert "meshgraft.io/redirect" in created["metadata"]["annotations"]
+    assert created["metadata"]["annotations"]["meshgraft.io/profile"] == "envoy"
 
 
 def test_the_pods_own_annotation_decides_where_the_namespace_says_nothing(

@@ -106,6 +106,7 @@ class _OnlyHttps(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         if not newurl.lower().startswith("https://"):
+            fp.close()
             raise CommandError(f"{req.full_url}: redirects to {newurl}: {_ONLY_HTTPS}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

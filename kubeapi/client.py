@@ -33,6 +33,9 @@ METADATA = f"application/json;as=PartialObjectMetadata;{_META}"
 METADATA_LIST = f"application/json;as=PartialObjectMetadataList;{_META}"
 """Asks for the metadata of the objects of a list."""
 
+JSON_PATCH = "application/json-patch+json"
+"""A patch as RFC 6902 has it."""
+
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 15.0
 """For a page of a list; what a pod waits for has its own, shorter limit."""
@@ -201,14 +204,24 @@ class ApiServer:
         Raises:
             ApiServerError: it refused, or did not answer.
         """
+        await self.send("POST", path, body)
+
+    async def send(
+        self, method: str, path: str, body: Any, *, content_type: str = "application/json"
+    ) -> bytes:
+        """Create (POST), replace (PUT) or change (PATCH) an object; the body of the answer.
+
+        Raises:
+            ApiServerError: it refused, or did not answer.
+        """
         request = self._http.build_request(
-            "POST",
+            method,
             path,
             content=msgspec.json.encode(body),
-            headers={"content-type": "application/json", "accept": "application/json"},
+            headers={"content-type": content_type, "accept": "application/json"},
         )
         async with self._answer(request) as response:
-            await response.aread()
+            return await response.aread()
 
     async def watch(
         self, path: str, *, accept: str, params: Mapping[str, str | int], seconds: int

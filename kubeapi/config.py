@@ -21,15 +21,16 @@ def in_cluster() -> bool:
     return bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
 
 
-def load_config(kubeconfig: Path | None) -> SingleConfig:
-    """The kubeconfig's current context; without a file, the pod's service account.
+def load_config(kubeconfig: Path | None, context: str | None = None) -> SingleConfig:
+    """The kubeconfig's current context, or the one that is named; without a file, the pod's
+    service account.
 
     Raises:
         KubeconfigError: no such file, not a kubeconfig, or this is no pod.
     """
     try:
         config = _from_file(kubeconfig) if kubeconfig else _service_account()
-        single = config.get()
+        single = config.get(context)
     except KeyError as error:
         raise KubeconfigError(f"{kubeconfig}: {error} is missing") from error
     except (ConfigError, OSError, msgspec.ValidationError, TypeError) as error:

@@ -82,7 +82,8 @@ class _ListMeta(msgspec.Struct, frozen=True, rename="camel"):
 
 class _Page(msgspec.Struct, frozen=True):
     metadata: _ListMeta = _ListMeta()
-    items: list[msgspec.Raw] = []
+    items: list[msgspec.Raw] | None = None
+    """An empty list of metadata has null here."""
 
 
 class _WatchEvent(msgspec.Struct, frozen=True):
@@ -107,6 +108,10 @@ class Reflector(Generic[K, V]):
     def get(self, key: K) -> V | None:
         """What is kept of the object, from memory."""
         return self._known.get(key)
+
+    def known(self) -> tuple[V, ...]:
+        """What is kept of all objects, as of now; for any thread."""
+        return tuple(self._known.values())
 
     def __len__(self) -> int:
         """How many are known."""
@@ -171,7 +176,7 @@ class Reflector(Generic[K, V]):
             if not page.metadata.resource_version:
                 # Whoever answers in the API server's place must not empty the memory.
                 raise ApiServerError("the API server's answer is not understood: it is no list")
-            found.update(self._read(item) for item in page.items)
+            found.update(self._read(item) for item in page.items or ())
             if not page.metadata.continue_:
                 break
             params["continue"] = page.metadata.continue_

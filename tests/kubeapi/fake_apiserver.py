@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import jsonpatch
 import yaml
 
 Object = dict[str, Any]
@@ -245,12 +246,28 @@ class FakeApiServer:
     async def _answer(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
         if asked.method == "POST":
             await _send(writer, 201, asked.body)
+        elif asked.method == "PATCH":
+            await self._patch(asked, writer)
         elif asked.is_watch:
             await self._watch(asked, writer)
         elif asked.is_list:
             await _send(writer, 200, json.dumps(self._page(asked)).encode())
         else:
             await self._single(asked, writer)
+
+    async def _patch(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
+        """Apply a JSON patch to a single object, wholly or not at all, as the API server."""
+        if asked.path not in self.objects:
+            await _send(writer, 404, b'{"kind":"Status","code":404,"message":"not found"}')
+            return
+        try:
+            patched = jsonpatch.apply_patch(self.objects[asked.path], json.loads(asked.body))
+        except jsonpatch.JsonPatchException as error:
+            status = {"kind": "Status", "code": 422, "message": str(error)}
+            await _send(writer, 422, json.dumps(status).encode())
+            return
+        self.objects[asked.path] = patched
+        await _send(writer, 200, json.dumps(patched).encode())
 
     async def _single(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
         name = asked.path.removeprefix(f"{NAMESPACES}/")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import struct
 import threading
@@ -20,6 +21,7 @@ from pathlib import Path
 import structlog
 
 from cni_plugin.backends import Backend
+from cni_plugin.backlog import backlog
 from cni_plugin.handler import NETNS_ERROR, Answer, handle, internal_error
 from cni_plugin.metrics import Metrics
 from cni_plugin.pods import PodSource
@@ -27,7 +29,10 @@ from cni_plugin.protocol import ProtocolError, Request
 from cni_plugin.wire import Wire
 
 DEFAULT_SOCKET = Path("/run/linkerd-cni/agent.sock")
+STUCK_SECONDS = 120.0
+"""No call takes this long: reading, look-ups and sending are bounded, and rules take ms."""
 _BACKLOG = 256
+_DRAIN_TICK = 0.01
 _PEER = struct.Struct("iII")
 
 _log = structlog.get_logger("cni_plugin.agent")
@@ -60,7 +65,14 @@ class Agent:
         self._listener: socket.socket | None = None
         self._inode = 0
         self._threads: list[threading.Thread] = []
+        self._busy: dict[str, float] = {}
+        """Since when (monotonic) each thread that is at a call has been."""
         self._stopping = threading.Event()
+
+    @property
+    def backend_name(self) -> str:
+        """How rules are set: ``nft`` or ``legacy``."""
+        return self._backend.name
 
     def start(self) -> None:
         """Listen, with mode 0600, and begin to answer; a socket that is there is replaced.
@@ -87,33 +99,76 @@ class Agent:
         self._threads.append(thread)
 
     def is_ready(self) -> bool:
-        """Whether calls are answered: every thread is at work, and the socket is where it was."""
-        return (
-            bool(self._threads)
-            and not self._stopping.is_set()
-            and all(thread.is_alive() for thread in self._threads)
-            and self._is_at_path()
-        )
+        """Whether calls are answered here."""
+        return not self.problems()
 
-    def _is_at_path(self) -> bool:
-        """Whether the socket there is ours: not a later agent's, and not removed by anybody."""
+    def problems(self) -> list[str]:
+        """Why calls are not answered here, if they are not; for /readyz."""
+        if self._listener is None:
+            return [f"calls are not answered at {self._settings.socket_path}"]
+        if self.is_superseded():
+            return [f"a later agent answers the calls at {self._settings.socket_path}"]
+        return self.failures()
+
+    def failures(self) -> list[str]:
+        """What only a new start mends, for /livez: no socket, or threads dead or stuck."""
+        if self._listener is None:
+            return []
+        found = []
+        dead = sum(not thread.is_alive() for thread in self._threads)
+        if dead:
+            found.append(f"{dead} of {len(self._threads)} threads have ended")
+        if self._inode_at_path() is None:
+            found.append(f"there is no socket at {self._settings.socket_path} any more")
+        oldest = time.monotonic() - STUCK_SECONDS
+        if sum(since < oldest for since in list(self._busy.values())) == len(self._threads):
+            found.append(f"all threads are at calls that began over {STUCK_SECONDS:g} s ago")
+        return found
+
+    def is_superseded(self) -> bool:
+        """Whether the socket there is a later agent's, which has taken over."""
+        return self._inode_at_path() not in (None, self._inode)
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls are being answered now."""
+        return len(self._busy)
+
+    def waiting(self) -> int | None:
+        """How many calls no thread has taken yet; None where the kernel does not tell."""
+        listener = self._listener
+        return None if listener is None else backlog(listener)
+
+    def _inode_at_path(self) -> int | None:
         try:
-            return self._settings.socket_path.stat().st_ino == self._inode
+            return self._settings.socket_path.stat().st_ino
         except OSError:
-            return False
+            return None
 
     def stop(self) -> None:
-        """Take no more calls, finish those that were begun, and remove the socket."""
+        """Take no more calls, finish those that were made, and remove the socket."""
         listener, self._listener = self._listener, None
         if listener is None:
             return
+        if self._inode_at_path() == self._inode:  # else it is a later agent's
+            self._settings.socket_path.unlink()
+        self._drain(listener)
         self._stopping.set()
         listener.shutdown(socket.SHUT_RDWR)  # wakes every thread that waits in accept
         for thread in self._threads:
             thread.join()
         listener.close()
-        if self._is_at_path():
-            self._settings.socket_path.unlink()
+
+    def _drain(self, listener: socket.socket) -> None:
+        """Wait, within limits, until no connection waits for a thread; no more come."""
+        end = time.monotonic() + self._settings.deadline_seconds
+        poll = select.poll()
+        poll.register(listener, select.POLLIN)
+        while poll.poll(0) and any(thread.is_alive() for thread in self._threads):
+            if time.monotonic() > end:
+                _tell(_log.warning, "calls are left unanswered; they are told to try again")
+                return
+            self._stopping.wait(_DRAIN_TICK)
 
     def _serve(self, listener: socket.socket) -> None:
         while not self._stopping.is_set():
@@ -124,12 +179,16 @@ class Agent:
                     _tell(_log.error, "accepting a call failed", error=str(error))
                     self._stopping.wait(0.1)  # out of descriptors: let others finish
                 continue
+            name = threading.current_thread().name
+            self._busy[name] = time.monotonic()
             with connection:
                 try:
                     self._serve_one(connection)
                 except Exception:  # noqa: BLE001 - one call must not take a thread from the others
                     self._metrics.refused()
                     _tell(_log.exception, "call not answered")
+                finally:
+                    del self._busy[name]
 
     def _serve_one(self, connection: socket.socket) -> None:
         """Answer one connection; what is wrong with it is logged and ends it alone."""

@@ -1,26 +1,27 @@
 """Pods from the API server: this node's from memory by a watch, others by a GET with a deadline.
 
-The agent's threads call in; the connection lives in one thread of its own, with an asyncio loop.
-That way the watch, the patience and the pooled connection are those of the webhook (`kubeapi`),
-and what is slow there holds up nothing but the pods that need it.
+The agent's threads call in; the connection lives in a thread of its own (`api_thread`). That way
+the watch, the patience and the pooled connection are those of the webhook (`kubeapi`), and what is
+slow there holds up nothing but the pods that need it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 import structlog
 from cachetools import LRUCache
 
+from cni_plugin.api_thread import ApiThread
 from cni_plugin.decide import INHERITED, is_linkerds
 from cni_plugin.metrics import Metrics
-from cni_plugin.pods import MIRROR_ANNOTATION, Pod, PodSourceError
-from kubeapi.client import METADATA, ApiServer, ApiServerError, is_name
+from cni_plugin.pods import API_SERVER_PORTS, MIRROR_ANNOTATION, Pod, PodSourceError
+from cni_plugin.proxy_settings import proxy_settings, slim
+from kubeapi.client import METADATA, ApiServerError, is_name
 from kubeapi.reflector import Collection, Reflector
 
 LOOKUP_SECONDS = 2.0
@@ -33,6 +34,11 @@ TURN_SECONDS = 0.25
 NAMESPACE_SECONDS = 5.0
 """A namespace's annotations are taken from memory for this long; longer if nobody can be asked."""
 NAMESPACES = 256
+SERVICE_SECONDS = 300.0
+"""The API server's ports are taken from memory for this long."""
+
+_KUBERNETES = "api/v1/namespaces/default/services/kubernetes"
+_LAST_PORT = 65535
 
 _DOMAINS = ("linkerd.io", "meshgraft.io")
 _Key = tuple[str, str]
@@ -50,6 +56,32 @@ class _Namespace(msgspec.Struct, frozen=True):
     metadata: _NamespaceMeta = _NamespaceMeta()
 
 
+class _ServicePort(msgspec.Struct, frozen=True, rename="camel"):
+    port: int = 0
+    target_port: int | str = ""
+
+
+class _ServiceSpec(msgspec.Struct, frozen=True):
+    ports: list[_ServicePort] = []
+
+
+class _Service(msgspec.Struct, frozen=True):
+    spec: _ServiceSpec = _ServiceSpec()
+
+
+def _ports_of(service: _Service) -> tuple[int, ...]:
+    """All its ports once, and the target ports that are numbers.
+
+    Raises:
+        ApiServerError: it has none, so this cannot be the API server's Service.
+    """
+    named = [each for entry in service.spec.ports for each in (entry.port, entry.target_port)]
+    ports = [each for each in named if isinstance(each, int) and 0 < each <= _LAST_PORT]
+    if not ports:
+        raise ApiServerError("the Service default/kubernetes is not there, or has no ports")
+    return tuple(dict.fromkeys(ports))
+
+
 def _ours(found: Mapping[str, str]) -> dict[str, str] | None:
     """What decides about traffic, or tells a static pod's mirror; the rest is not kept."""
     kept = {
@@ -65,7 +97,9 @@ def _read(content: bytes) -> tuple[_Key, Pod]:
     meta = msgspec.structs.replace(
         pod.metadata, annotations=_ours(pod.annotations), labels=_ours(pod.labels)
     )
-    return (meta.namespace, meta.name), msgspec.structs.replace(pod, metadata=meta)
+    return (meta.namespace, meta.name), msgspec.structs.replace(
+        pod, metadata=meta, spec=slim(pod.spec)
+    )
 
 
 def _pods_of(node: str) -> Collection[_Key, Pod]:
@@ -87,52 +121,39 @@ def inherit(pod: Pod, namespace: Mapping[str, str]) -> Pod:
 
 
 def _lacking(pod: Pod) -> list[str]:
-    return [key for key in INHERITED if not pod.annotations.get(key)]
+    told = proxy_settings(pod)
+    return [
+        key
+        for key in INHERITED
+        if not pod.annotations.get(key) and key.partition("/")[2] not in told
+    ]
 
 
 class ClusterPods:
-    """A `PodSource` that is an API server; `start` before the first `get`, `stop` after the last.
+    """A `PodSource` that is an API server.
 
-    It works from the start, whether or not the watch does: what memory does not know is asked for.
+    It works as soon as ``api`` was started, whether or not the watch does: what memory does not
+    know is asked for.
     """
 
-    def __init__(self, api: ApiServer, node: str | None, metrics: Metrics) -> None:
-        """``node`` is this node's name in the cluster; without it nothing is watched."""
+    def __init__(self, api: ApiThread, node: str | None, metrics: Metrics) -> None:
+        """To be made before ``api`` is started. ``node`` is this node's name in the cluster;
+        without it nothing is watched."""
         self._api = api
         self._metrics = metrics
-        self._pods = Reflector(api, _pods_of(node), metrics) if node else None
+        self._pods = Reflector(api.api, _pods_of(node), metrics) if node else None
         self._namespaces: LRUCache[str, tuple[float, Mapping[str, str]]] = LRUCache(NAMESPACES)
         """When they were asked for, and their annotations; for the loop's thread only."""
+        self._service_ports: tuple[float, tuple[int, ...]] | None = None
+        """When they were asked for, and the API server's ports; for the loop's thread only."""
         self._turns = threading.BoundedSemaphore(LOOKUPS)
-        self._thread = threading.Thread(target=self._run, name="api-server", daemon=True)
-        self._loop: asyncio.AbstractEventLoop
-        self._stopping = asyncio.Event()
+        if self._pods is not None:
+            api.keep("pods", self._pods.run)
 
     @property
     def name(self) -> str:
         """What is looked through, for messages."""
-        return f"the API server at {self._api.address}"
-
-    def start(self) -> None:
-        """Begin to watch; the API server need not be there.
-
-        Raises:
-            PodSourceError: there may be no more threads or descriptors.
-        """
-        try:
-            self._loop = asyncio.new_event_loop()
-            self._thread.start()
-        except (OSError, RuntimeError) as error:
-            raise PodSourceError(
-                f"cannot start the thread that asks {self.name}: {error}; raise the limits of "
-                "processes (pids) and open files of the agent's container"
-            ) from error
-
-    def stop(self) -> None:
-        """End the watch and close all connections."""
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join()
+        return self._api.name
 
     def get(self, namespace: str, name: str, uid: str) -> Pod | None:
         """The pod, with its namespace's annotations if they count; None where there is none.
@@ -153,60 +174,49 @@ class ClusterPods:
                 f"{LOOKUPS} other pods are being looked up, and {self.name} is slow to answer"
             )
         try:
-            found = self._await(self._look_up(known, namespace, name, uid))
-        except PodSourceError:
+            found = self._api.ask(
+                self._look_up(known, namespace, name, uid), seconds=2 * LOOKUP_SECONDS
+            )
+        except ApiServerError as error:
             self._metrics.looked_up("failed")
-            raise
+            raise PodSourceError(str(error)) from error
         finally:
             self._turns.release()
         self._metrics.looked_up("memory" if known else "fetched" if found else "missing")
         return found
 
+    def known(self) -> tuple[Pod, ...]:
+        """This node's pods by the watch; none without one."""
+        return self._pods.known() if self._pods is not None else ()
+
+    def api_server_ports(self) -> tuple[int, ...]:
+        """``port`` and ``targetPort`` of the Service default/kubernetes, as Linkerd's plugin takes
+        them: whether a connection is seen before or after the Service's NAT is up to the node.
+
+        They are kept for a while; if nobody can be asked for longer, and 443 and 6443 if nobody
+        ever could.
+        """
+        try:
+            return self._api.ask(self._api_server_ports(), seconds=LOOKUP_SECONDS)
+        except ApiServerError as error:
+            _log.warning("the API server's ports are guessed", error=str(error))
+            return API_SERVER_PORTS
+
     def _remembered(self, namespace: str, name: str, uid: str) -> Pod | None:
         pod = self._pods.get((namespace, name)) if self._pods is not None and uid else None
         return pod if pod is not None and pod.has_uid(uid) else None
 
-    def _await(self, work: Coroutine[Any, Any, _T]) -> _T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result(2 * LOOKUP_SECONDS + 1.0)
-        except TimeoutError as error:
-            future.cancel()
-            raise PodSourceError(f"the look-up at {self.name} took too long") from error
-
     # What follows is for the loop's thread.
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        watch = asyncio.create_task(self._watch())
-        await self._stopping.wait()
-        watch.cancel()
-        await asyncio.wait([watch])
-        await self._api.close()
-
-    async def _watch(self) -> None:
-        if self._pods is None:
-            return
-        try:
-            await self._pods.run()
-        except Exception:  # noqa: BLE001 - a bug in the watch must not end the look-ups
-            _log.exception("the watch of this node's pods ended; each pod is asked for by name")
 
     async def _look_up(self, known: Pod | None, namespace: str, name: str, uid: str) -> Pod | None:
         if not (is_name(namespace) and is_name(name)):
             return None
-        try:
-            pod = known or await self._fetch_pod(namespace, name)
-            if pod is None or not pod.has_uid(uid):
-                return None
-            if not _wants_namespace(pod):
-                return pod
-            return inherit(pod, await self._namespace(namespace))
-        except ApiServerError as error:
-            raise PodSourceError(str(error)) from error
+        pod = known or await self._fetch_pod(namespace, name)
+        if pod is None or not pod.has_uid(uid):
+            return None
+        if not _wants_namespace(pod):
+            return pod
+        return inherit(pod, await self._namespace(namespace))
 
     async def _fetch_pod(self, namespace: str, name: str) -> Pod | None:
         body = await self._fetch(f"api/v1/namespaces/{namespace}/pods/{name}", "application/json")
@@ -242,9 +252,24 @@ class ClusterPods:
         found = meta.annotations or {}
         return {key: found[key] for key in INHERITED if key in found}
 
+    async def _api_server_ports(self) -> tuple[int, ...]:
+        if self._service_ports is not None:
+            at, ports = self._service_ports
+            if time.monotonic() - at < SERVICE_SECONDS:
+                return ports
+        try:
+            body = await self._fetch(_KUBERNETES, "application/json")
+            found = _ports_of(_decode(body or b"{}", _Service))
+        except ApiServerError:
+            if self._service_ports is None:
+                raise
+            return self._service_ports[1]
+        self._service_ports = time.monotonic(), found
+        return found
+
     async def _fetch(self, path: str, accept: str) -> bytes | None:
         try:
-            return await self._api.get_within(path, accept=accept, seconds=LOOKUP_SECONDS)
+            return await self._api.api.get_within(path, accept=accept, seconds=LOOKUP_SECONDS)
         except ApiServerError as error:
             if error.status == 404:
                 return None

@@ -6,14 +6,15 @@ runtime handed over, the pod's object.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
 from cni_plugin.netconf import LinkerdConf, NetConf, PodArgs
-from cni_plugin.pods import Pod
+from cni_plugin.pods import API_SERVER_PORTS, Pod
 from cni_plugin.protocol import CniError, Code
+from cni_plugin.proxy_settings import PROXY, proxy_settings
 from injector.annotations.parse import (
     BadItems,
     BadValue,
@@ -47,17 +48,20 @@ INHERITED = tuple(
         "skip-inbound-ports",
         "skip-outbound-ports",
         "skip-subnets",
+        "skip-outbound-subnets",
         "proxy-uid",
         "proxy-gid",
+        "inbound-port",
+        "outbound-port",
+        "admin-port",
+        "control-port",
     )
 )
-"""Annotations that Linkerd's plugin takes from the namespace where the pod has none of its own."""
+"""Annotations that are taken from the namespace where the pod has none of its own (Linkerd's plugin
+takes five of them). What the proxy's container says comes before both."""
 
-_PROXY = "linkerd-proxy"
 _INIT = "linkerd-init"
 _CONTROL_PLANE_LABEL = "linkerd.io/control-plane-component"
-_API_SERVER_PORTS = (PortRange(443, 443), PortRange(6443, 6443))
-"""Linkerd's own fallback for the ports of the Service default/kubernetes."""
 _MAX_ID = 2**31 - 1
 
 
@@ -99,8 +103,15 @@ class NeedPod:
 Decision = Redirected | PassThrough | NeedPod
 
 
-def decide(netconf: NetConf, args: PodArgs, pod: Pod | None = None) -> Decision:
+def decide(
+    netconf: NetConf,
+    args: PodArgs,
+    pod: Pod | None = None,
+    api_server_ports: Sequence[int] = API_SERVER_PORTS,
+) -> Decision:
     """What to do with one pod; with its object the answer is never `NeedPod`.
+
+    ``api_server_ports`` count only for a pod of which `wants_api_server` is true.
 
     Raises:
         CniError: the pod's ``meshgraft.io/redirect`` is not usable (code 7, names the pod).
@@ -118,7 +129,7 @@ def decide(netconf: NetConf, args: PodArgs, pod: Pod | None = None) -> Decision:
         return PassThrough(Reason.NOT_A_POD)
     if pod is None:
         return NeedPod()
-    return _from_object(netconf.linkerd, args, pod)
+    return _from_object(netconf.linkerd, args, pod, api_server_ports)
 
 
 def _annotated(annotations: Mapping[str, str], args: PodArgs) -> Redirected:
@@ -128,13 +139,18 @@ def _annotated(annotations: Mapping[str, str], args: PodArgs) -> Redirected:
         raise CniError(Code.BAD_CONFIG, f"pod {args}: annotation {error}") from error
 
 
-def _from_object(conf: LinkerdConf, args: PodArgs, pod: Pod) -> Redirected | PassThrough:
+def _from_object(
+    conf: LinkerdConf, args: PodArgs, pod: Pod, api_server_ports: Sequence[int]
+) -> Redirected | PassThrough:
     """Linkerd's rule: a proxy, and no init container that sets the rules itself."""
     if ANNOTATION in pod.annotations:
         return _annotated(pod.annotations, args)
     if _INIT in pod.init_container_names:
         return PassThrough(Reason.PROXY_INIT)
-    return _linkerd_redirect(conf, pod) if is_linkerds(pod) else PassThrough(Reason.NO_PROXY)
+    if not is_linkerds(pod):
+        return PassThrough(Reason.NO_PROXY)
+    direct = api_server_ports if wants_api_server(pod) else ()
+    return _linkerd_redirect(conf, pod, direct)
 
 
 def is_linkerds(pod: Pod) -> bool:
@@ -143,19 +159,28 @@ def is_linkerds(pod: Pod) -> bool:
     return (
         ANNOTATION not in pod.annotations
         and _INIT not in inits
-        and _PROXY in pod.container_names | inits
+        and PROXY in pod.container_names | inits
     )
+
+
+def wants_api_server(pod: Pod) -> bool:
+    """Whether the pod is of Linkerd's control plane, and must reach the API server directly: its
+    own proxy cannot be ready before it has."""
+    return is_linkerds(pod) and bool(pod.labels.get(_CONTROL_PLANE_LABEL))
 
 
 class _Annotations:
     """Reads ``config.linkerd.io/*``; what is not usable becomes a warning, as its default holds."""
 
-    def __init__(self, annotations: Mapping[str, str]) -> None:
-        self._annotations = annotations
+    def __init__(self, pod: Pod) -> None:
+        self._annotations = pod.annotations
+        self._told = proxy_settings(pod)
         self.warnings: list[str] = []
 
     def number(self, key: str, default: int, lower: int, upper: int) -> int:
-        """A whole number within inclusive bounds."""
+        """A whole number within inclusive bounds; by the proxy's container, if that tells it."""
+        if key in self._told:
+            return self._told[key]
         text = self._get(key)
         try:
             return parse_int(text, lower, upper) if text else default
@@ -190,13 +215,14 @@ def _joined(items: Iterable[int | str]) -> str:
     return ",".join(str(item) for item in items)
 
 
-def _linkerd_redirect(conf: LinkerdConf, pod: Pod) -> Redirected:
-    """The plugin entry's ``linkerd`` keys, with the pod's annotations laid over them.
+def _linkerd_redirect(conf: LinkerdConf, pod: Pod, direct: Sequence[int]) -> Redirected:
+    """The plugin entry's ``linkerd`` keys, with the pod's annotations laid over them, and the ports
+    that are always reached directly.
 
     As in Linkerd's plugin, but for: the pod's proxy ports count too, list items are trimmed, and
     a uid that is no number does not fail the pod.
     """
-    read = _Annotations(pod.annotations)
+    read = _Annotations(pod)
     uid = read.number("proxy-uid", conf.proxy_uid, 0, _MAX_ID)
     gid = read.number("proxy-gid", conf.proxy_gid, 0, _MAX_ID)
     redirect = Redirect(
@@ -208,7 +234,7 @@ def _linkerd_redirect(conf: LinkerdConf, pod: Pod) -> Redirected:
             "linkerd.ports-to-redirect", _joined(conf.ports_to_redirect), parse_port_list
         ),
         skip_inbound_ports=_skip_inbound(read, conf),
-        skip_outbound_ports=_skip_outbound(read, conf, pod),
+        skip_outbound_ports=_skip_outbound(read, conf, direct),
         skip_subnets=read.items(
             "skip-subnets",
             parse_cidr_list,
@@ -232,15 +258,15 @@ def _skip_inbound(read: _Annotations, conf: LinkerdConf) -> tuple[PortRange, ...
     return _unique(listed + moved + read.items("skip-inbound-ports", parse_port_list, ()))
 
 
-def _skip_outbound(read: _Annotations, conf: LinkerdConf, pod: Pod) -> tuple[PortRange, ...]:
-    """The pod's list or else the entry's; Linkerd's control plane must reach the API server."""
+def _skip_outbound(
+    read: _Annotations, conf: LinkerdConf, direct: Sequence[int]
+) -> tuple[PortRange, ...]:
+    """The pod's list or else the entry's, and what is reached directly in any case."""
     listed = read.parsed(
         "linkerd.outbound-ports-to-ignore", _joined(conf.outbound_ports_to_ignore), parse_port_list
     )
     ports = read.items("skip-outbound-ports", parse_port_list, listed)
-    if pod.labels.get(_CONTROL_PLANE_LABEL):
-        ports += _API_SERVER_PORTS
-    return _unique(ports)
+    return _unique(ports + tuple(PortRange(port, port) for port in direct))
 
 
 def _unique(ports: tuple[PortRange, ...]) -> tuple[PortRange, ...]:

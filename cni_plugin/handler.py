@@ -13,10 +13,17 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from cni_plugin.backends import Backend
-from cni_plugin.decide import NeedPod, PassThrough, Redirected, decide
+from cni_plugin.decide import (
+    Decision,
+    NeedPod,
+    PassThrough,
+    Redirected,
+    decide,
+    wants_api_server,
+)
 from cni_plugin.errors import DataplaneError
 from cni_plugin.netconf import NetConf, PodArgs, cni_version_of, decode_netconf, parse_cni_args
-from cni_plugin.pods import PodSource, PodSourceError
+from cni_plugin.pods import Pod, PodSource, PodSourceError
 from cni_plugin.protocol import DEFAULT_CNI_VERSION, CniError, Code, Request, Response
 
 NETNS_ERROR = "LINKERD_CNI_NETNS_ERROR"
@@ -217,7 +224,7 @@ def _decide(call: _Call, netconf: NetConf) -> Redirected | PassThrough:
         pod = call.pods.get(args.namespace, args.name, args.uid)
     except PodSourceError as error:
         raise CniError(Code.TRY_AGAIN_LATER, f"pod {args}: {error}") from error
-    decision = NeedPod() if pod is None else decide(netconf, args, pod)
+    decision = NeedPod() if pod is None else _with_pod(call, netconf, pod)
     if isinstance(decision, NeedPod):
         raise CniError(
             Code.TRY_AGAIN_LATER,
@@ -225,6 +232,12 @@ def _decide(call: _Call, netconf: NetConf) -> Redirected | PassThrough:
             f"agent, which looked in {call.pods.name}, so it cannot tell whether the pod is meshed",
         )
     return decision
+
+
+def _with_pod(call: _Call, netconf: NetConf, pod: Pod) -> Decision:
+    if not wants_api_server(pod):
+        return decide(netconf, call.pod, pod)
+    return decide(netconf, call.pod, pod, call.pods.api_server_ports())
 
 
 def _in_netns(call: _Call, work: Callable[[int], T]) -> T:

@@ -9,10 +9,10 @@ and comes out after it, so that no ADD ever names a plugin that is not there.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import structlog
 
@@ -32,6 +32,9 @@ _PROGRAM_BYTES = 256 << 20
 _ENTRY_MODE = 0o644
 _AT_ONCE = 0.2
 """Seconds after which a file that changed under our hands is looked at again."""
+
+_IN_CHARGE_AGAIN = 5.0
+"""Seconds after which it is asked again whether this is the node's installer."""
 
 _log = structlog.get_logger("cni_plugin.installer")
 
@@ -66,13 +69,31 @@ class InstallSettings:
         return self.host_prefix / self.bin_dir.relative_to(self.bin_dir.anchor)
 
 
+class Observer(Protocol):
+    """Hears what each look at the node came to, for metrics."""
+
+    def looked(self, ready: bool, changes: int, problems: int) -> None:
+        """Whether pods are started with us now, how much was changed, how much is in the way."""
+
+
 class Installer:
     """Installs, keeps installed, and uninstalls. `reconcile` and `uninstall` exclude each other."""
 
-    def __init__(self, settings: InstallSettings, backoff: Backoff | None = None) -> None:
+    def __init__(
+        self,
+        settings: InstallSettings,
+        backoff: Backoff | None = None,
+        *,
+        in_charge: Callable[[], bool] = lambda: True,
+        observer: Observer | None = None,
+    ) -> None:
+        """``in_charge`` says whether this is the node's installer: of two releases, as there are
+        for a moment in an upgrade, each would put its own program in the other's place."""
         self._settings = settings
         self._net = settings.net_folder
         self._backoff = backoff or Backoff()
+        self._in_charge = in_charge
+        self._observer = observer
         self._lock = threading.Lock()
         self._ready: str | None = None
         self._problems: list[str] = []
@@ -97,9 +118,23 @@ class Installer:
         drop_ins = [path.parent for path in self._net.glob(f"*/{DROP_IN}")]
         return [self._net, self._settings.bin_folder, *drop_ins]
 
+    def missing(self) -> list[str]:
+        """What keeps pods from being started with us in the chain; nothing where they are."""
+        if self._ready is not None:
+            return []
+        return list(self._problems) or ["the node's CNI folders were not looked at yet"]
+
     def _beat(self) -> float | None:
+        if not self._in_charge():
+            return _IN_CHARGE_AGAIN
         told = self._problems
         report = self.reconcile()
+        if self._observer is not None:
+            self._observer.looked(
+                ready=report.active is not None,
+                changes=len(report.done),
+                problems=len(report.problems),
+            )
         for sentence in report.done:
             _log.info("changed on the node", what=sentence)
         for problem in report.problems:

@@ -20,7 +20,7 @@ from iptc.ip4tc import IPTCError
 
 from cni_plugin.errors import LegacyError
 from cni_plugin.legacy_encode import ABSENT, NatState, canonical, wanted
-from cni_plugin.netns import entered
+from cni_plugin.netns import entered, is_of_another_user_namespace
 from cni_plugin.rules import CHAINS, JUMPS, Family, rules_of
 from injector.annotations.redirect import Redirect
 
@@ -44,7 +44,17 @@ def apply(netns_fd: int, redirect: Redirect) -> bool:
         DataplaneError: nothing was changed, or the text says what could not be put back.
     """
     states = {family: wanted(redirect, family) for family in _FAMILIES}
-    return _retried(lambda: _in_netns(netns_fd, lambda: _bring(states)))
+    try:
+        return _retried(lambda: _in_netns(netns_fd, lambda: _bring(states)))
+    except LegacyError as error:
+        if not is_of_another_user_namespace(netns_fd):
+            raise
+        # xt_owner: the writer's user namespace must be that of the network namespace.
+        raise LegacyError(
+            "the pod has a user namespace of its own (hostUsers: false), and from outside of it "
+            "the kernel takes no legacy rule that names a user, as the one for the proxy does; "
+            f"let the agent use nftables (--iptables-mode nft) for such pods: {error}"
+        ) from error
 
 
 def remove(netns_fd: int) -> bool:

@@ -1,12 +1,8 @@
-"""The agent's metrics, and the small HTTP server that shows them beside /livez and /readyz."""
+"""What the agent counts, under names and labels that are bounded."""
 
 from __future__ import annotations
 
-import socket
-import socketserver
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -16,6 +12,7 @@ _COMMANDS = frozenset({"ADD", "CHECK", "STATUS"})
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
+RepairResult = Literal["repaired", "left-alone", "not-found", "ambiguous", "unknown", "failed"]
 LookupResult = Literal["memory", "fetched", "missing", "failed"]
 
 
@@ -88,6 +85,23 @@ class Metrics:
             registry=self.registry,
         )
 
+    def show_calls(self, in_flight: Callable[[], int], waiting: Callable[[], int | None]) -> None:
+        """Show at each scrape how many calls are being answered, and how many wait for a thread.
+
+        ``waiting`` is None where the kernel does not tell; then there is no such metric.
+        """
+        Gauge(
+            "linkerd_cni_requests_in_flight",
+            "Calls that are being answered now.",
+            registry=self.registry,
+        ).set_function(in_flight)
+        if waiting() is not None:
+            Gauge(
+                "linkerd_cni_requests_waiting",
+                "Calls in the socket's backlog, which no thread has taken yet.",
+                registry=self.registry,
+            ).set_function(lambda: waiting() or 0)
+
     def answered(self, answer: Measured, backend: str, seconds: float) -> None:
         """Count one answered request; ``seconds`` is its whole time."""
         command = answer.command if answer.command in _COMMANDS else "other"
@@ -119,76 +133,101 @@ class Metrics:
         return encoder(self.registry), content_type
 
 
-class MetricsServer:
-    """Serves /metrics, /livez and /readyz in a thread; ``port`` 0 takes a free one."""
+class InstallMetrics:
+    """What the installer finds and does; there is none of it without an installer."""
 
-    def __init__(self, host: str, port: int, metrics: Metrics, ready: Callable[[], bool]) -> None:
-        """Bind at once, so that an address in use is an error at the start.
-
-        Raises:
-            OSError: the address cannot be bound.
-        """
-        server_class = _IPv6Server if ":" in host else _Server
-        self._server = server_class((host, port), _handler(metrics, ready))
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, name="metrics", daemon=True
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._ready = Gauge(
+            "linkerd_cni_install_ready",
+            "1 while the program is in place and our entry is in the active configuration.",
+            registry=registry,
+        )
+        self._problems = Gauge(
+            "linkerd_cni_install_problems",
+            "What was in the way of the installation at the last look; the log says what.",
+            registry=registry,
+        )
+        self._changes = Counter(
+            "linkerd_cni_install_changes",
+            "Changes made to the node's CNI files, the program among them.",
+            registry=registry,
         )
 
-    @property
-    def port(self) -> int:
-        """The port that is listened on."""
-        return int(self._server.server_address[1])
-
-    def start(self) -> None:
-        """Begin to answer."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop answering and free the port."""
-        if self._thread.is_alive():  # else shutdown would wait for good
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
+    def looked(self, ready: bool, changes: int, problems: int) -> None:
+        """The installer has looked at the node's folders, and done what was missing."""
+        self._ready.set(ready)
+        self._problems.set(problems)
+        self._changes.inc(changes)
 
 
-class _Server(ThreadingHTTPServer):
-    def server_bind(self) -> None:
-        """Bind, without the base class's look-up of our own name in DNS.
+class TaintMetrics:
+    """What became of the node's startup taint; there is none of it where none is removed."""
 
-        It would hold up the agent's start while the cluster's DNS is down, which may be waiting
-        for this very agent.
-        """
-        socketserver.TCPServer.server_bind(self)
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._taints = Counter(
+            "linkerd_cni_startup_taint",
+            "Attempts to remove the startup taint from this node, by result.",
+            ["result"],
+            registry=registry,
+        )
+        for result in ("removed", "failed"):
+            self._taints.labels(result)
+
+    def untainted(self, result: Literal["removed", "failed"]) -> None:
+        """The taint was removed, or could not be."""
+        self._taints.labels(result).inc()
 
 
-class _IPv6Server(_Server):
-    address_family = socket.AF_INET6
+class RepairMetrics:
+    """What the repair of pods without right rules comes to; there is none of it without repair."""
 
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._repairs = Counter(
+            "linkerd_cni_repairs",
+            "Pods that were found without right rules, by what came of it.",
+            ["result"],
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "linkerd_cni_repair_duration_seconds",
+            "Time to find a pod's network namespace and to look at its rules and set them.",
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self._awaiting = Gauge(
+            "linkerd_cni_pods_awaiting_repair",
+            "Pods of this node that should be meshed, and could not be repaired yet.",
+            registry=registry,
+        )
+        self._events = Counter(
+            "linkerd_cni_repair_events",
+            "Events about pods that cannot be repaired, by result.",
+            ["result"],
+            registry=registry,
+        )
+        self._evictions = Counter(
+            "linkerd_cni_evictions",
+            "Evictions of pods that cannot be repaired, by result.",
+            ["result"],
+            registry=registry,
+        )
 
-def _handler(metrics: Metrics, ready: Callable[[], bool]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 10
-        """Seconds after which a silent client is dropped."""
+    def repaired(self, result: RepairResult) -> None:
+        """A pod without right rules was dealt with; once for each pod and result."""
+        self._repairs.labels(result).inc()
 
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            if path == "/metrics":
-                self._answer(200, *metrics.expose(self.headers.get("Accept", "")))
-            elif path == "/livez":
-                self._answer(200, b"ok\n")
-            elif path == "/readyz":
-                self._answer(*((200, b"ok\n") if ready() else (503, b"not serving\n")))
-            else:
-                self._answer(404, b"not found: try /metrics, /livez or /readyz\n")
+    def visited(self, seconds: float) -> None:
+        """A pod was looked at, with or without anything to do."""
+        self._seconds.observe(seconds)
 
-        def _answer(self, status: int, body: bytes, content_type: str = "text/plain") -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def awaiting(self, pods: int) -> None:
+        """So many pods could not be repaired yet."""
+        self._awaiting.set(pods)
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Probes and scrapes are not worth a log line."""
+    def event(self, result: Literal["sent", "failed"]) -> None:
+        """An Event was sent, or could not be."""
+        self._events.labels(result).inc()
 
-    return Handler
+    def eviction(self, result: Literal["evicted", "blocked", "gone", "failed"]) -> None:
+        """An eviction was asked for; ``blocked`` is by a PodDisruptionBudget, for now."""
+        self._evictions.labels(result).inc()

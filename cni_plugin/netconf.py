@@ -52,10 +52,21 @@ class MeshgraftConf(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """``meshgraft``: what Linkerd's entry has no place for."""
 
     exclude_namespaces: list[str] | None = None
+    socket: str | None = None
+    """Where the agent listens, for the static program, unless ``LINKERD_CNI_SOCKET`` tells it."""
 
 
 class _RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
-    annotations: dict[str, str] | None = msgspec.field(default=None, name=ANNOTATIONS_CAPABILITY)
+    """What the runtime handed over; null is how Go writes the empty map of a pod with none."""
+
+    annotations: dict[str, str] | msgspec.UnsetType | None = msgspec.field(
+        default=msgspec.UNSET, name=ANNOTATIONS_CAPABILITY
+    )
+
+    @property
+    def handed_over(self) -> dict[str, str] | None:
+        """The pod's annotations; None where the runtime handed over none."""
+        return None if self.annotations is msgspec.UNSET else self.annotations or {}
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,7 +179,7 @@ def decode_netconf(stdin: bytes) -> NetConf:
         excluded_namespaces=frozenset(
             DEFAULT_EXCLUDED_NAMESPACES if excluded is None else excluded
         ),
-        annotations=entry.runtime_config.annotations if entry.runtime_config else None,
+        annotations=entry.runtime_config.handed_over if entry.runtime_config else None,
         prev_result=prev_result,
     )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from cni_plugin.errors import NetnsError
@@ -14,18 +16,20 @@ from cni_plugin.errors import NetnsError
 CLONE_NEWNET = 0x40000000
 NETLINK_NETFILTER = 12
 OWN_NETNS = "/proc/thread-self/ns/net"
+OWN_USER_NAMESPACE = "/proc/thread-self/ns/user"
+_NS_GET_USERNS = 0xB701
 _EX_OSERR = 71
 
 if sys.version_info >= (3, 12):
     _setns = os.setns
 else:
+    import ctypes
+
+    _libc = ctypes.CDLL(None, use_errno=True)  # once: opening it takes longer than the call
 
     def _setns(fd: int, nstype: int = 0) -> None:
         """``setns(2)`` through libc, as ``os.setns`` of Python 3.12."""
-        import ctypes
-
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.setns(fd, nstype) != 0:
+        if _libc.setns(fd, nstype) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 
@@ -87,6 +91,16 @@ def identity(netns_fd: int) -> tuple[int, int]:
     except OSError as error:
         raise NetnsError(f"descriptor {netns_fd} is not open: {error.strerror}") from error
     return status.st_dev, status.st_ino
+
+
+def is_of_another_user_namespace(netns_fd: int) -> bool:
+    """Whether the namespace belongs to a user namespace other than ours: ``hostUsers: false``."""
+    owner = fcntl.ioctl(netns_fd, _NS_GET_USERNS)
+    try:
+        ours = Path(OWN_USER_NAMESPACE).stat()
+        return identity(owner) != (ours.st_dev, ours.st_ino)
+    finally:
+        os.close(owner)
 
 
 def _enter(netns_fd: int) -> None:

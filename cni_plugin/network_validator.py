@@ -1,7 +1,9 @@
-"""Proves, before the pod's own containers start, that its outbound traffic is redirected.
+"""Proves, before the pod's own containers start, that its traffic is redirected to the proxy.
 
-It listens where the proxy will, connects to an address far away, and must read back its own
-token: it does so only where the pod's rules lead the connection to the proxy's port. It keeps
+Outbound, by packets: it listens where the proxy will, connects to an address far away, and must
+read back its own token, in each address family that the pod has. That works only where the pod's
+rules lead the connection to the proxy's port. Inbound, by the word of the node's agent, which
+reads the rules (`inbound_word` says why a process of the pod cannot prove them). It keeps
 trying until its time is over, so that rules which come late, by repair, still let the pod start.
 Each try is a new connection, because conntrack keeps what it decided about an old one.
 """
@@ -10,14 +12,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import os
 import re
 import select
 import socket
 import string
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cni_plugin.addresses import Network, network
+from cni_plugin.errors import NetnsError
+from cni_plugin.inbound_word import Mailbox
+from cni_plugin.validator_targets import Address, Target, Version, Wanted, parse_address, plan
+
+__all__ = ["Address", "NotValidatedError", "Wanted", "parse_address", "parse_timeout", "validate"]
 
 EXIT_CODE = 95
 """Linkerd's exit code for "not validated"; its repair controller looks for it."""
@@ -36,42 +45,6 @@ class NotValidatedError(Exception):
 
 class _TryError(Exception):
     """One try did not succeed; the text says what was seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """An IP address and a TCP port."""
-
-    host: str
-    port: int
-
-    @property
-    def family(self) -> socket.AddressFamily:
-        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """``192.0.2.2:1404`` or ``[fd00::1]:20001``.
-
-    Raises:
-        ValueError: it is no such thing.
-    """
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    bare = host[1:-1] if bracketed else host
-    try:
-        version = ipaddress.ip_address(bare).version
-        number = int(port) if port.isascii() and port.isdecimal() else -1
-        if not colon or bracketed != (version == 6) or not 0 <= number <= 65535:
-            raise ValueError(text)
-    except ValueError:
-        raise ValueError(
-            f"{text!r} is not an address: expected IP:PORT, with brackets around IPv6"
-        ) from None
-    return Address(bare, number)
 
 
 def parse_timeout(text: str) -> float:
@@ -96,34 +69,141 @@ def make_token() -> bytes:
     return letters + b"\n"
 
 
-def validate(listen: Address, connect: Address, timeout: float) -> None:
-    """Return once a connection to ``connect`` came out at ``listen``. ``timeout`` in seconds.
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """How much the agent's word about inbound traffic counts."""
+
+    wait: float = 0.0
+    """Seconds to wait for it once outbound is proven; then its absence is only noted."""
+    required: bool = False
+    """Its absence is a failure."""
+
+
+def validate(
+    wanted: Wanted,
+    timeout: float,
+    inbound: Inbound | None = None,
+    look: Callable[[], Network] = network,
+) -> tuple[str, ...]:
+    """Return once traffic is redirected, with notes about what was not tried.
+
+    ``timeout`` is in seconds, for everything; ``look`` reads the pod's addresses and routes.
 
     Raises:
-        NotValidatedError: it did not within the time-out, or nothing can listen there.
+        NotValidatedError: it is not within the time-out, or nothing can listen there.
     """
     deadline = time.monotonic() + timeout
-    token, seen = make_token(), _SILENCE
-    with _listener(listen) as listener:
-        while True:
-            try:
-                _try_once(listener, connect, token, min(deadline, time.monotonic() + _TRY))
-                return
-            except _TryError as error:
-                # An answer of any kind tells more than silence, such as that of a last, short try.
-                seen = seen if str(error) == _SILENCE else str(error)
+    with contextlib.ExitStack() as stack:
+        mailbox = Mailbox()
+        stack.callback(mailbox.close)
+        outbound = _Outbound(stack, wanted, look)
+        while not outbound.is_proven(deadline):
             if deadline - time.monotonic() < 2 * _PAUSE:
-                raise NotValidatedError(_advice(listen, connect, timeout, seen))
+                raise NotValidatedError(outbound.advice(timeout))
             time.sleep(_PAUSE)
+        return (*outbound.notes, *_inbound(mailbox, inbound or Inbound(), deadline, timeout))
 
 
-def _advice(listen: Address, connect: Address, timeout: float, seen: str) -> str:
+def _inbound(
+    mailbox: Mailbox, inbound: Inbound, deadline: float, timeout: float
+) -> tuple[str, ...]:
+    patience = deadline if inbound.required else min(deadline, time.monotonic() + inbound.wait)
+    while not mailbox.said_right():
+        wrong = mailbox.said_wrong()
+        if time.monotonic() >= (deadline if wrong else patience):
+            if wrong or inbound.required:
+                raise NotValidatedError(_inbound_advice(wrong, timeout))
+            return (_INBOUND_UNTOLD,) if inbound.wait else ()
+        time.sleep(_PAUSE / 4)
+    return ()
+
+
+_INBOUND_UNTOLD = (
+    "inbound: this node's linkerd-cni agent did not say whether the rules are right; it sets those "
+    "of both directions together, and outbound was seen to work"
+)
+_LOOK_AT = (
+    "Look at the linkerd-cni pod on this node (is it ready, what does it log about this pod?) and "
+    "at the conflist in /etc/cni/net.d (is linkerd-cni in the chain?); deleting the pod starts it "
+    "again"
+)
+
+
+def _inbound_advice(wrong: str, timeout: float) -> str:
+    if wrong:
+        return (
+            "this pod's inbound traffic is not redirected as it should be, though its outbound "
+            f"traffic is: {wrong}, says this node's linkerd-cni agent. Something else changed "
+            f"this pod's rules, or another plugin set them. {_LOOK_AT}"
+        )
     return (
-        f"this pod's outbound traffic is not redirected: no connection to {connect} came out at "
-        f"{listen} within {timeout:g} s; what was seen there: {seen}. The CNI plugin did not set "
-        "this pod's rules. Look at the linkerd-cni pod on this node (is it ready, what does it log "
-        "about this pod?) and at the conflist in /etc/cni/net.d (is linkerd-cni in the chain?); "
-        "deleting the pod starts it again"
+        "it is not known whether this pod's inbound traffic is redirected: this node's linkerd-cni "
+        f"agent did not say so within {timeout:g} s. {_LOOK_AT}"
+    )
+
+
+@dataclass(slots=True)
+class _Outbound:
+    """The families that are still to be proven, and what was seen so far."""
+
+    stack: contextlib.ExitStack
+    wanted: Wanted
+    look: Callable[[], Network]
+    token: bytes = field(default_factory=make_token)
+    proven: set[Version] = field(default_factory=set)
+    notes: tuple[str, ...] = ()
+    _listeners: dict[Address, socket.socket] = field(default_factory=dict)
+    _failed: dict[Version, tuple[Target, str]] = field(default_factory=dict)
+    """The families that are not redirected, with what was seen of each."""
+    _tried: int = 0
+    _problem: str = ""
+
+    def is_proven(self, deadline: float) -> bool:
+        """Look at the pod's network as it is now, and try each family that is not proven yet."""
+        try:
+            found = plan(self.wanted, self.look())
+        except NetnsError as error:
+            raise NotValidatedError(f"cannot tell which addresses this pod has: {error}") from error
+        self.notes, self._problem = found.notes, found.problem
+        for target in found.targets:
+            if target.version not in self.proven:
+                self._try(target, deadline)
+        self._tried += 1
+        return not found.problem and all(each.version in self.proven for each in found.targets)
+
+    def _try(self, target: Target, deadline: float) -> None:
+        listener = self._listeners.get(target.listen)
+        if listener is None:
+            listener = self.stack.enter_context(_listener(target.listen))
+            self._listeners[target.listen] = listener
+        to = target.destinations[self._tried % len(target.destinations)]
+        try:
+            _try_once(listener, to, self.token, min(deadline, time.monotonic() + _TRY))
+        except _TryError as error:
+            # An answer of any kind tells more than silence, such as that of a last, short try.
+            if str(error) != _SILENCE or target.version not in self._failed:
+                self._failed[target.version] = target, f"{error} (from {to})"
+        else:
+            self.proven.add(target.version)
+            self._failed.pop(target.version, None)
+
+    def advice(self, timeout: float) -> str:
+        """What to tell the operator now that time is over."""
+        if self._problem or not self._failed:
+            return self._problem or "there was no time to try anything"
+        families = " and ".join(f"IPv{version}" for version in sorted(self._failed))
+        others = "".join(f" (IPv{version} is)" for version in sorted(self.proven))
+        found = "; ".join(_seen(*each) for each in self._failed.values())
+        return (
+            f"this pod's outbound {families} traffic is not redirected{others}: within "
+            f"{timeout:g} s {found}. The CNI plugin did not set this pod's rules. {_LOOK_AT}"
+        )
+
+
+def _seen(target: Target, what: str) -> str:
+    return (
+        f"no connection to {', '.join(map(str, target.destinations))} came out at "
+        f"{target.listen}, and what was seen there is: {what}"
     )
 
 
@@ -132,6 +212,8 @@ def _listener(address: Address) -> socket.socket:
         sock = socket.socket(address.family, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if address.version == 6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((address.host, address.port))
             sock.listen()
             sock.setblocking(False)
@@ -212,8 +294,7 @@ def _words(number: int | None, text: str | None) -> str:
         errno.EADDRINUSE: "; if another container of the pod uses that port, give the proxy "
         "another one",
         errno.EAFNOSUPPORT: "; the node has no IPv6: switch it off for the mesh",
-        errno.ENETUNREACH: "; the pod has no default route, so give --connect-addr an address "
-        "that it has a route to",
+        errno.ENETUNREACH: "; the pod has no route to it",
         errno.ECONNREFUSED: " by that address itself",
     }
     return (text or "unknown error").lower() + hint.get(number or 0, "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,34 +10,118 @@ import msgspec
 import yaml
 
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+API_SERVER_PORTS = (443, 6443)
+"""Of the Service default/kubernetes in most clusters; Linkerd's plugin falls back on them too."""
 
 
 class PodsFileError(ValueError):
     """A file of objects cannot be used; the text names the file and what is wrong with it."""
 
 
-class _Container(msgspec.Struct, frozen=True):
+class EnvVar(msgspec.Struct, frozen=True):
+    """A variable of a container; no value where it is taken from elsewhere."""
+
     name: str = ""
+    value: str | None = None
 
 
-class _Spec(msgspec.Struct, frozen=True, rename="camel"):
-    containers: list[_Container] | None = None
-    init_containers: list[_Container] | None = None
+class SecurityContext(msgspec.Struct, frozen=True, rename="camel"):
+    """As whom a container runs."""
+
+    run_as_user: int | None = None
+    run_as_group: int | None = None
 
 
-class _Metadata(msgspec.Struct, frozen=True):
+class Container(msgspec.Struct, frozen=True, rename="camel"):
+    """The part of a container that tells a proxy, and how it runs."""
+
+    name: str = ""
+    env: list[EnvVar] | None = None
+    security_context: SecurityContext | None = None
+
+
+class Spec(msgspec.Struct, frozen=True, rename="camel"):
+    """The part of a PodSpec that decides about traffic."""
+
+    containers: list[Container] | None = None
+    init_containers: list[Container] | None = None
+    host_network: bool = False
+
+
+class _Owner(msgspec.Struct, frozen=True):
+    controller: bool = False
+
+
+class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
     name: str = ""
     namespace: str = ""
     uid: str = ""
     annotations: dict[str, str] | None = None
     labels: dict[str, str] | None = None
+    deletion_timestamp: str | None = None
+    owner_references: list[_Owner] | None = None
+
+
+class Running(msgspec.Struct, frozen=True, rename="camel"):
+    """A container that runs."""
+
+    started_at: str | None = None
+
+
+class Terminated(msgspec.Struct, frozen=True, rename="camel"):
+    """A container that has ended."""
+
+    exit_code: int = 0
+    started_at: str | None = None
+    finished_at: str | None = None
+
+
+class ContainerState(msgspec.Struct, frozen=True):
+    """``state`` or ``lastState``: at most one is set; neither means waiting."""
+
+    running: Running | None = None
+    terminated: Terminated | None = None
+
+
+class ContainerStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """What the kubelet last told about one container."""
+
+    name: str = ""
+    state: ContainerState | None = None
+    last_state: ContainerState | None = None
+
+
+class _IP(msgspec.Struct, frozen=True):
+    ip: str = ""
+
+
+class Condition(msgspec.Struct, frozen=True, rename="camel"):
+    """A pod's condition; those that nobody here reads are not kept."""
+
+    type: str = ""
+    status: str = ""
+    last_transition_time: str | None = None
+
+
+class Status(msgspec.Struct, frozen=True, rename="camel"):
+    """The part of a PodStatus that tells which network the pod has, and how far it came."""
+
+    phase: str = ""
+    pod_ip: str = msgspec.field(default="", name="podIP")
+    pod_ips: list[_IP] | None = msgspec.field(default=None, name="podIPs")
+    host_ip: str = msgspec.field(default="", name="hostIP")
+    host_ips: list[_IP] | None = msgspec.field(default=None, name="hostIPs")
+    conditions: list[Condition] | None = None
+    init_container_statuses: list[ContainerStatus] | None = None
+    container_statuses: list[ContainerStatus] | None = None
 
 
 class Pod(msgspec.Struct, frozen=True):
     """The part of a Pod (core/v1) that decides about its traffic; decodes from the API's JSON."""
 
     metadata: _Metadata
-    spec: _Spec = _Spec()
+    spec: Spec = Spec()
+    status: Status = Status()
 
     @property
     def annotations(self) -> Mapping[str, str]:
@@ -58,6 +142,9 @@ class Pod(msgspec.Struct, frozen=True):
     def init_container_names(self) -> frozenset[str]:
         """Names of the init containers, native sidecars among them."""
         return frozenset(container.name for container in self.spec.init_containers or ())
+
+    def __str__(self) -> str:
+        return f"{self.metadata.namespace or 'default'}/{self.metadata.name}"
 
     def has_uid(self, uid: str) -> bool:
         """Whether this is the pod that the runtime means, and not an earlier one of its name.
@@ -88,6 +175,16 @@ class PodSource(Protocol):
             PodSourceError: it cannot be found out now.
         """
 
+    def api_server_ports(self) -> Sequence[int]:
+        """At which ports pods reach the API server; a good guess where it cannot be found out."""
+
+
+class NodePods(PodSource, Protocol):
+    """Knows which pods there are, too."""
+
+    def known(self) -> Sequence[Pod]:
+        """This node's pods, as far as they are known without asking anybody."""
+
 
 class KnownPods:
     """A `PodSource` of pods that are known from the start; without any, it knows none."""
@@ -105,6 +202,14 @@ class KnownPods:
         """The pod of that name, where it is the one with this uid too."""
         pod = self._pods.get((namespace, name))
         return pod if pod is not None and pod.has_uid(uid) else None
+
+    def known(self) -> Sequence[Pod]:
+        """All of them."""
+        return tuple(self._pods.values())
+
+    def api_server_ports(self) -> Sequence[int]:
+        """Nobody is there to ask."""
+        return API_SERVER_PORTS
 
 
 def _objects(tree: Any) -> Iterator[Any]:

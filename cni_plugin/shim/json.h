@@ -113,9 +113,9 @@ static bool has_escape(struct span string) {
     return memchr(string.at, '\\', (size_t)(string.end - string.at)) != NULL;
 }
 
-/* The value of a member as raw bytes (the last one counts, as in Go); at is NULL where it is not
- * there. A key with an escape might be the one: that sets *unsure. */
-static struct span member(struct span object, const char *name, bool *unsure) {
+/* The value of a member as raw bytes (the last one counts, as in Go), null too; at is NULL where it
+ * is not there. A key with an escape might be the one: that sets *unsure. */
+static struct span member_or_null(struct span object, const char *name, bool *unsure) {
     struct span key, value, found = {NULL, NULL};
     if (!object.at || *object.at != '{') return found;
     const char *at = object.at;
@@ -123,7 +123,15 @@ static struct span member(struct span object, const char *name, bool *unsure) {
         if (is(key, name)) found = value;
         if (has_escape(key)) *unsure = true;
     }
-    return found.at && *found.at != 'n' ? found : (struct span){NULL, NULL}; /* null: absent */
+    return found;
+}
+
+static bool is_null(struct span value) { return value.at && *value.at == 'n'; }
+
+/* As above, with null the same as absent. */
+static struct span member(struct span object, const char *name, bool *unsure) {
+    struct span found = member_or_null(object, name, unsure);
+    return is_null(found) ? (struct span){NULL, NULL} : found;
 }
 
 static bool is_object(struct span value) { return value.at && *value.at == '{'; }

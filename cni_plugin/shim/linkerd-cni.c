@@ -24,6 +24,7 @@
 #include <strings.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -128,13 +129,16 @@ static bool is_excluded(struct span config, const char *namespace) {
     return false;
 }
 
-/* Whether the runtime handed over the pod's annotations and no injector left a mark there. */
+/* Whether the runtime handed over the pod's annotations and no injector left a mark there. Of a
+ * pod that has none containerd hands over null (an empty map in Go). */
 static bool is_unmarked(struct span config) {
     static const char *const marks[] = {"meshgraft.io/redirect", "linkerd.io/proxy-version",
                                         "linkerd.io/created-by", "linkerd.io/trust-root-sha256"};
     bool unsure = false;
     struct span runtime = member(config, "runtimeConfig", &unsure), key, value;
-    struct span annotations = member(runtime, "io.kubernetes.cri.pod-annotations", &unsure);
+    struct span annotations =
+        member_or_null(runtime, "io.kubernetes.cri.pod-annotations", &unsure);
+    if (!unsure && is_null(annotations)) return true;
     if (unsure || !is_object(annotations)) return false;
     const char *at = annotations.at;
     while (next_item(&at, annotations.end, &key, &value)) {
@@ -295,8 +299,23 @@ static struct span read_config(const char *at, size_t len) {
 
 /* ---- the agent ---- */
 
-static const char *socket_path(void) {
-    return *env("LINKERD_CNI_SOCKET") ? env("LINKERD_CNI_SOCKET") : "/run/linkerd-cni/agent.sock";
+static char socket_path[300] = "/run/linkerd-cni/agent.sock";
+
+/* Takes the agent's address from the environment, or else from the configuration; NULL, or what is
+ * wrong with it. */
+static const char *find_agent(struct span config) {
+    bool unsure = false;
+    const struct span given = member(member(config, "meshgraft", &unsure), "socket", &unsure);
+    if (*env("LINKERD_CNI_SOCKET")) {
+        snprintf(socket_path, sizeof socket_path, "%s", env("LINKERD_CNI_SOCKET"));
+    } else if (unsure || (given.at && (strncmp(given.at, "\"/", 2) != 0 || has_escape(given)))) {
+        strcpy(socket_path, "meshgraft.socket");
+        return "not an absolute path without escapes";
+    } else if (given.at) {
+        const int len = (int)(given.end - given.at) - 2; /* without its quotes */
+        snprintf(socket_path, sizeof socket_path, "%.*s", len, given.at + 1);
+    }
+    return NULL;
 }
 
 static const char *send_request(int fd, size_t len, int netns) {
@@ -343,8 +362,8 @@ static const char *receive_response(int fd, struct response_header *head) {
 /* Sends the request and reads the whole response; NULL, or what went wrong. */
 static const char *exchange(size_t len, int netns, struct response_header *head) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (strlen(socket_path()) >= sizeof address.sun_path) return "the socket's path is too long";
-    strcpy(address.sun_path, socket_path());
+    if (strlen(socket_path) >= sizeof address.sun_path) return "the socket's path is too long";
+    strcpy(address.sun_path, socket_path);
     const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) return strerror(errno);
     /* A connect that does not block fails at once when the agent's backlog is full; this waits. */
@@ -363,15 +382,15 @@ __attribute__((noreturn)) static void without_agent(enum command command, struct
                                  "linkerd-cni pod on this node";
     if (command == STATUS)
         fail(NOT_AVAILABLE, "the linkerd-cni agent of this node cannot serve (%s: %s); %s",
-             socket_path(), problem, advice);
+             socket_path, problem, advice);
     if (command == ADD && is_unmarked(config)) {
         log_line("msg=\"passed through\" pod=%s reason=no-mark agent=\"%s: %s\"", pod,
-                 socket_path(), problem);
+                 socket_path, problem);
         hand_on(config);
     }
     fail(TRY_LATER, "pod %s: the linkerd-cni agent of this node is needed and gave no answer "
          "(%s: %s), so the pod waits rather than start outside the mesh; %s",
-         pod, socket_path(), problem, advice);
+         pod, socket_path, problem, advice);
 }
 
 int main(void) {
@@ -411,7 +430,8 @@ int main(void) {
                                        htonl((uint32_t)stdin_len)};
     struct response_header answer;
     memcpy(request, &ask, sizeof ask);
-    const char *problem = exchange(sizeof ask + env_len + stdin_len, netns, &answer);
+    const char *problem = find_agent(config);
+    if (!problem) problem = exchange(sizeof ask + env_len + stdin_len, netns, &answer);
     if (problem) without_agent(command, config, problem);
     const uint32_t out = ntohl(answer.stdout_len), err = ntohl(answer.stderr_len);
     write_all(STDERR_FILENO, response + sizeof answer + out, err);

@@ -9,6 +9,8 @@ from injector.values import BadValues, Values
 
 INIT = "meshgraft-init"
 VALIDATOR = "meshgraft-network-validator"
+_INBOUND_WAIT = "3s"
+"""Longer than an agent needs that is there; without one a pod starts that much later."""
 _MODES = ("", "legacy", "nft", "plain")
 
 
@@ -57,8 +59,11 @@ def _init_rights(values: Values) -> Object:
     return {**rights, "capabilities": {"drop": ["ALL"], "add": needed}}
 
 
-def validator(values: Values) -> Object:
-    """Waits until the rules that the CNI plugin set are seen to work, and fails if they are not."""
+def validator(values: Values, redirect: Redirect) -> Object:
+    """Waits until the rules that the CNI plugin set are seen to work, and fails if they are not.
+
+    For the inbound ones it takes the word of the node's agent, if that comes soon.
+    """
     settings = values.network_validator
     ipv6 = not values.disable_ipv6
     port = values.proxy.ports.outbound
@@ -73,6 +78,10 @@ def validator(values: Values) -> Object:
             settings.listen_addr or (f"[::]:{port}" if ipv6 else f"0.0.0.0:{port}"),
             "--timeout",
             settings.timeout,
+            "--redirect",
+            redirect.to_annotation(),
+            "--inbound-wait",
+            _INBOUND_WAIT,
         ],
         "securityContext": settings.security_context,
         "terminationMessagePolicy": "FallbackToLogsOnError",

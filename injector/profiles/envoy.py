@@ -72,7 +72,9 @@ class EnvoyProfile:
         return Additions(
             proxy=_proxy(given),
             position=proxy_position(values),
-            init_containers=(validator(values) if values.cni_enabled else init(values, redirect),),
+            init_containers=(
+                validator(values, redirect) if values.cni_enabled else init(values, redirect),
+            ),
             containers=(debug(values),) if values.enable_debug_sidecar else (),
             annotations=annotations,
             labels=_labels(given),

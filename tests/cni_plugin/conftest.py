@@ -6,10 +6,12 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from meshgraft.lab.netns import Netns
+from tests.cni_plugin.repair_support import Folder
 
 _numbers = itertools.count()
 
@@ -31,3 +33,11 @@ def make_netns() -> Iterator[Callable[[], Netns]]:
 def netns(make_netns: Callable[[], Netns]) -> Netns:
     """One fresh network namespace."""
     return make_netns()
+
+
+@pytest.fixture
+def folder(make_netns: Callable[[], Netns], tmp_path: Path) -> Folder:
+    """An empty folder of network namespaces."""
+    path = tmp_path / "netns"
+    path.mkdir()
+    return Folder(path, make_netns)

@@ -21,10 +21,11 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from cni_plugin import agent as agent_module
 from cni_plugin.agent import Agent, AgentError, AgentSettings
 from cni_plugin.metrics import Metrics
 from cni_plugin.pods import KnownPods
-from cni_plugin.protocol import Request, Response
+from cni_plugin.protocol import ProtocolError, Request, Response
 from injector.annotations.redirect import ANNOTATION
 from meshgraft.lab.netns import Netns
 from tests.cni_plugin.shim_support import (
@@ -172,6 +173,62 @@ class TestReadiness:
         assert (agent.is_ready(), later.is_ready()) == (False, True)
         later.stop()
 
+    @pytest.mark.parametrize("calls", [1, 2])
+    def test_it_is_alive_until_all_threads_are_stuck(
+        self, path: Path, agent: Agent, backend: FakeBackend, calls: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        go_on = threading.Event()
+        backend.before = lambda: go_on.wait(10) and None
+        with ThreadPoolExecutor(calls) as pool:
+            answers = [pool.submit(add, path) for _ in range(calls)]
+            wait_until(lambda: agent.in_flight == calls)
+            assert agent.failures() == []
+            monkeypatch.setattr(agent_module, "STUCK_SECONDS", 0.0)
+            assert len(agent.failures()) == (calls == 2)  # of 2 threads
+            go_on.set()
+            assert all(answer.result(5).exit_code == 0 for answer in answers)
+        wait_until(lambda: agent.in_flight == 0)
+        assert agent.failures() == []
+
+    def test_calls_that_wait_for_a_thread_are_counted(
+        self, path: Path, agent: Agent, backend: FakeBackend
+    ) -> None:
+        if agent.waiting() is None:
+            pytest.skip("this kernel has no unix_diag")
+        go_on = threading.Event()
+        backend.before = lambda: go_on.wait(10) and None
+        with ThreadPoolExecutor(5) as pool:
+            answers = [pool.submit(add, path) for _ in range(5)]
+            wait_until(lambda: agent.waiting() == 3)
+            assert agent.in_flight == 2
+            go_on.set()
+            assert all(answer.result(5).exit_code == 0 for answer in answers)
+        assert agent.waiting() == 0
+
+    def test_a_socket_that_was_removed_needs_a_new_start(self, path: Path, agent: Agent) -> None:
+        path.unlink()
+        assert agent.failures() == [f"there is no socket at {path} any more"]
+        assert agent.problems() == agent.failures()
+
+    def test_one_that_was_taken_over_is_alive_and_says_why_it_is_not_ready(
+        self, path: Path, agent: Agent, backend: FakeBackend
+    ) -> None:
+        later = Agent(AgentSettings(path, threads=1), backend, KnownPods(), Metrics())
+        later.start()
+        assert agent.failures() == []
+        assert agent.problems() == [f"a later agent answers the calls at {path}"]
+        assert (agent.is_superseded(), later.is_superseded()) == (True, False)
+        later.stop()
+
+    def test_one_that_has_not_started_or_has_ended_is_not_ready(
+        self, path: Path, agent: Agent, backend: FakeBackend
+    ) -> None:
+        agent.stop()
+        assert agent.problems() == [f"calls are not answered at {path}"]
+        fresh = Agent(AgentSettings(path), backend, KnownPods(), Metrics())
+        assert fresh.problems() == [f"calls are not answered at {path}"]
+
     def test_no_thread_stays_behind_where_not_all_may_start(
         self, tmp_path: Path, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -314,22 +371,43 @@ class TestBadCallers:
         wait_until(lambda: open_descriptors() <= before)
 
 
-def test_stopping_finishes_what_was_begun(path: Path, agent: Agent, backend: FakeBackend) -> None:
-    begun, go_on = threading.Event(), threading.Event()
+@pytest.mark.parametrize("calls", [1, 5])
+def test_stopping_finishes_what_was_begun_and_what_waits_for_a_thread(
+    path: Path, agent: Agent, backend: FakeBackend, calls: int
+) -> None:
+    begun, go_on = threading.Semaphore(0), threading.Event()
 
     def slow() -> None:
-        begun.set()
+        begun.release()
         assert go_on.wait(10)
 
     backend.before = slow
-    with ThreadPoolExecutor(2) as pool:
-        answer = pool.submit(add, path)
-        assert begun.wait(5)
+    with ThreadPoolExecutor(calls + 1) as pool:
+        answers = [pool.submit(add, path) for _ in range(calls)]
+        assert all(begun.acquire(timeout=5) for _ in range(min(calls, 2)))  # as many as threads
+        wait_until(lambda: agent.waiting() in (None, max(0, calls - 2)))
         stopped = pool.submit(agent.stop)
         wait_until(lambda: not agent.is_ready())
         go_on.set()
-        assert answer.result(5).exit_code == 0
+        assert [answer.result(5).exit_code for answer in answers] == [0] * calls
         stopped.result(5)
+
+
+def test_stopping_does_not_wait_for_ever_for_threads_that_are_stuck(
+    path: Path, agent: Agent, backend: FakeBackend
+) -> None:
+    go_on = threading.Event()
+    backend.before = lambda: go_on.wait(10) and None
+    with ThreadPoolExecutor(4) as pool, capture_logs() as logs:
+        answers = [pool.submit(add, path) for _ in range(3)]
+        wait_until(lambda: agent.in_flight == 2 and agent.waiting() in (None, 1))
+        stopped = pool.submit(agent.stop)
+        wait_until(lambda: any("left unanswered" in entry["event"] for entry in logs))
+        go_on.set()
+        stopped.result(5)
+        failures = [failure for answer in answers if (failure := answer.exception(5))]
+    [failure] = failures  # the two that were begun are answered
+    assert isinstance(failure, (ConnectionResetError, ProtocolError))
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cni_plugin import cluster_pods
+from cni_plugin.api_thread import ApiThread
 from cni_plugin.cluster_pods import ClusterPods, inherit
 from cni_plugin.decide import INHERITED
 from cni_plugin.metrics import Metrics
@@ -27,6 +27,7 @@ from tests.kubeapi.fake_apiserver import NAMESPACES, Asked, FakeApiServer, Fault
 SKIP_INBOUND, SKIP_OUTBOUND = INHERITED[:2]
 POD = f"{NAMESPACES}/shop/pods/web-0"
 NAMESPACE = f"{NAMESPACES}/shop"
+KUBERNETES = "/api/v1/namespaces/default/services/kubernetes"
 FOREVER = 1_000_000
 PROXY = ("app", "linkerd-proxy")
 
@@ -76,15 +77,14 @@ def run(tmp_path: Path) -> Run:
         async def within() -> None:
             async with asyncio.timeout(20), running() as server:
                 metrics = Metrics()
-                api = ApiServer(load_config(server.kubeconfig(tmp_path)))
+                api = ApiThread(ApiServer(load_config(server.kubeconfig(tmp_path))))
                 pods = ClusterPods(api, node, metrics)
                 server.put("shop")
-                pods.start()
+                api.start()
                 try:
                     await test(Setup(server, pods, metrics))
                 finally:
-                    await asyncio.to_thread(pods.stop)
-                assert not pods._thread.is_alive()
+                    await asyncio.to_thread(api.stop)
 
         asyncio.run(within())
 
@@ -326,8 +326,7 @@ def test_not_all_threads_wait_for_an_api_server_that_is_silent(
         ({SKIP_INBOUND: ""}, {SKIP_INBOUND: "80"}, {SKIP_INBOUND: "80"}),
         ({SKIP_INBOUND: "90"}, {SKIP_OUTBOUND: "1"}, {SKIP_INBOUND: "90", SKIP_OUTBOUND: "1"}),
         ({}, {SKIP_INBOUND: ""}, {}),
-        # The proxy listens where it did when it was injected, whatever the namespace says now.
-        ({}, {"config.linkerd.io/inbound-port": "1"}, {}),
+        ({}, {"config.linkerd.io/opaque-ports": "1"}, {}),
     ],
 )
 def test_a_namespace_hands_down_what_the_pod_lacks(
@@ -415,27 +414,55 @@ def test_what_is_known_goes_on_while_the_api_server_is_away(
     assert "namespace as it was" in {entry["event"] for entry in logs}
 
 
-# Start and end
+# The API server's own ports
 
 
-def test_it_starts_and_ends_without_an_api_server(tmp_path: Path) -> None:
-    server = FakeApiServer(port=1)
-    pods = ClusterPods(ApiServer(load_config(server.kubeconfig(tmp_path))), "n1", Metrics())
-    pods.start()
-    pods.stop()
-    assert not pods._thread.is_alive()
+def service(*ports: tuple[int, int | str]) -> dict[str, Any]:
+    entries = [{"name": "https", "port": port, "targetPort": target} for port, target in ports]
+    return {"metadata": {"name": "kubernetes"}, "spec": {"ports": entries}}
 
 
-def test_no_thread_to_be_had_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize(
+    ("found", "ports"),
+    [
+        (service((443, 6443)), (443, 6443)),
+        (service((443, 443), (8443, 9443)), (443, 8443, 9443)),
+        (service((443, "https")), (443,)),
+        (service(), (443, 6443)),
+        (service((0, 99999)), (443, 6443)),
+        ({"spec": {"ports": [{"port": "x"}]}}, (443, 6443)),
+        (None, (443, 6443)),
+    ],
+)
+def test_the_api_servers_ports_are_those_of_its_service(
+    run: Run, found: dict[str, Any] | None, ports: tuple[int, ...]
+) -> None:
+    async def test(setup: Setup) -> None:
+        if found:
+            setup.server.objects[KUBERNETES] = found
+        assert await asyncio.to_thread(setup.pods.api_server_ports) == ports
 
-    monkeypatch.setattr(threading.Thread, "start", refused)
-    server = FakeApiServer(port=1)
-    pods = ClusterPods(ApiServer(load_config(server.kubeconfig(tmp_path))), "n1", Metrics())
-    with pytest.raises(PodSourceError, match=r"cannot start the thread .*pids"):
-        pods.start()
-    pods._loop.close()
+    run(test)
+
+
+@pytest.mark.usefixtures("short")
+def test_the_api_servers_ports_are_kept_while_it_is_away(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(setup: Setup) -> None:
+        setup.server.objects[KUBERNETES] = service((443, 8443))
+        for _ in range(2):
+            assert await asyncio.to_thread(setup.pods.api_server_ports) == (443, 8443)
+        assert setup.asked_for(KUBERNETES) == 1
+        monkeypatch.setattr(cluster_pods, "SERVICE_SECONDS", 0.0)
+        setup.away()
+        assert await asyncio.to_thread(setup.pods.api_server_ports) == (443, 8443)
+        setup.server.faults.clear()
+        setup.server.objects[KUBERNETES] = service((443, 7443))
+        assert await asyncio.to_thread(setup.pods.api_server_ports) == (443, 7443)
+
+    run(test)
 
 
 def test_a_bug_in_the_watch_leaves_the_look_ups(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

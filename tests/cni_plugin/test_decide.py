@@ -8,7 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from cni_plugin.decide import MARKS, NeedPod, PassThrough, Reason, Redirected, decide
+from cni_plugin.decide import (
+    MARKS,
+    NeedPod,
+    PassThrough,
+    Reason,
+    Redirected,
+    decide,
+    wants_api_server,
+)
 from cni_plugin.netconf import LinkerdConf, NetConf, PodArgs
 from cni_plugin.pods import Pod
 from cni_plugin.protocol import CniError
@@ -201,8 +209,24 @@ class TestLinkerdRedirect:
         assert decision.redirect.skip_inbound_ports == ports(80)
         assert "linkerd.inbound-ports-to-ignore" in decision.warnings[0]
 
-    def test_linkerds_control_plane_reaches_the_api_server(self) -> None:
-        given = pod({"skip-outbound-ports": "443,25"}, labels={
-            "linkerd.io/control-plane-component": "destination"
-        })  # fmt: skip
-        assert redirected(given).redirect.skip_outbound_ports == ports(443, 25, 6443)
+    @pytest.mark.parametrize(
+        ("labels", "wanted"),
+        [
+            ({"linkerd.io/control-plane-component": "destination"}, ports(443, 25, 6443)),
+            ({"linkerd.io/control-plane-component": ""}, ports(443, 25)),
+            ({"linkerd.io/control-plane-ns": "linkerd"}, ports(443, 25)),
+            (None, ports(443, 25)),
+        ],
+    )
+    def test_linkerds_control_plane_alone_reaches_the_api_server_directly(
+        self, labels: Mapping[str, str] | None, wanted: tuple[PortRange, ...]
+    ) -> None:
+        given = pod({"skip-outbound-ports": "443,25"}, labels=labels)
+        assert wants_api_server(given) == (len(wanted) == 3)
+        assert redirected(given).redirect.skip_outbound_ports == wanted
+
+    def test_the_ports_of_the_api_server_are_those_that_were_found_out(self) -> None:
+        given = pod(labels={"linkerd.io/control-plane-component": "destination"})
+        decision = decide(conf(), ARGS, given, [8443])
+        assert isinstance(decision, Redirected)
+        assert decision.redirect.skip_outbound_ports == ports(8443)

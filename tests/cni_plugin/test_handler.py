@@ -12,10 +12,18 @@ import pytest
 
 from cni_plugin.errors import DataplaneError
 from cni_plugin.handler import NETNS_ERROR, Answer, handle, internal_error, log_line
+from cni_plugin.netconf import SUPPORTED_VERSIONS
 from cni_plugin.pods import KnownPods, Pod, PodSource, PodSourceError
 from cni_plugin.protocol import Request
 from injector.annotations.redirect import ANNOTATION
-from tests.cni_plugin.shim_support import REDIRECT, FakeBackend, environment, netconf, recorded
+from tests.cni_plugin.shim_support import (
+    ANNOTATIONS,
+    REDIRECT,
+    FakeBackend,
+    environment,
+    netconf,
+    recorded,
+)
 
 MESHED = {ANNOTATION: REDIRECT.to_annotation()}
 LINKERD_POD = msgspec.convert(
@@ -39,6 +47,21 @@ class Trouble:
     def get(self, namespace: str, name: str, uid: str) -> Pod | None:
         """Fails."""
         raise PodSourceError(f"GET {namespace}/{name} ({uid}): connection refused")
+
+    def api_server_ports(self) -> tuple[int, ...]:
+        """Is not asked, as no pod is known."""
+        raise AssertionError
+
+
+class Asked(KnownPods):
+    """Knows pods, and counts how often it is asked for the API server's ports."""
+
+    times = 0
+
+    def api_server_ports(self) -> tuple[int, ...]:
+        """Unusual ones."""
+        self.times += 1
+        return 443, 8443
 
 
 @pytest.fixture
@@ -121,6 +144,18 @@ class TestAdd:
         assert [str(ports) for ports in backend.applied[0].skip_inbound_ports] == ["80"]
         assert "skip-inbound-ports" in answer.warnings[0]
         assert "skip-inbound-ports" in answer.response.stderr.decode()
+
+    @pytest.mark.parametrize(("component", "asked"), [("destination", 1), (None, 0)])
+    def test_the_api_servers_ports_are_asked_for_only_for_linkerds_control_plane(
+        self, backend: FakeBackend, netns_fd: int, component: str | None, asked: int
+    ) -> None:
+        labels = {"linkerd.io/control-plane-component": component} if component else {}
+        meta = msgspec.structs.replace(LINKERD_POD.metadata, labels=labels)
+        source = Asked([msgspec.structs.replace(LINKERD_POD, metadata=meta)])
+        assert call(backend, netns_fd, annotations=None, pods=source).result == "redirected"
+        assert source.times == asked
+        direct = [str(ports) for ports in backend.applied[0].skip_outbound_ports]
+        assert direct == ["443", "8443"][: 2 * asked]
 
     def test_an_unknown_pod_is_to_be_tried_again(self, backend: FakeBackend, netns_fd: int) -> None:
         error = error_of(call(backend, netns_fd, annotations=None))
@@ -205,6 +240,44 @@ class TestOtherCalls:
         assert (error["code"], error["cniVersion"]) == (999, "1.0.0")
         assert (answer.command, answer.pod) == ("ADD", "shop/web-0")
         assert "shop/web-0" in error["msg"]
+
+
+PREVIOUS = {
+    "0.1.0": b'{"ip4": {"ip":"10.0.0.2/24"} ,"dns":{}}',
+    "0.2.0": b'{"cniVersion":"0.2.0", "ip4":{"ip":"10.0.0.2/24"}}',
+    "0.3.0": b'{"cniVersion":"0.3.0","ips":[{"version":"4","address":"10.0.0.2/24"}] }',
+    "0.3.1": b'{"cniVersion":"0.3.1","ips":[{"version":"4","address":"10.0.0.2/24"}],"x":1.0}',
+    "0.4.0": b'{"cniVersion":"0.4.0","ips":[{"version":"4","address":"10.0.0.2/24"}]}',
+    "1.0.0": b'{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.2/24"}],"new":null}',
+    "1.1.0": b'{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","mtu":1450}]}',
+}
+"""A result for each version of CNI, in its own form, and with what nobody here knows."""
+
+
+@pytest.mark.parametrize("version", SUPPORTED_VERSIONS)
+class TestVersions:
+    def answer(self, backend: FakeBackend, command: str, version: str) -> Answer:
+        conf = json.dumps({"cniVersion": version, "name": "net", "type": "linkerd-cni"}).encode()
+        handed = msgspec.json.encode({ANNOTATIONS: MESHED})
+        stdin = conf[:-1] + b',"runtimeConfig":' + handed + b',"prevResult":' + PREVIOUS[version]
+        return handle(Request(environment(command), stdin + b"}"), 0, backend, KnownPods())
+
+    def test_the_result_so_far_is_handed_on_byte_for_byte(
+        self, backend: FakeBackend, version: str
+    ) -> None:
+        assert self.answer(backend, "ADD", version).response.stdout == PREVIOUS[version]
+        assert backend.applied == [REDIRECT]
+
+    @pytest.mark.parametrize(("command", "first"), [("CHECK", "0.4.0"), ("STATUS", "1.1.0")])
+    def test_a_command_is_answered_from_its_version_on(
+        self, backend: FakeBackend, version: str, command: str, first: str
+    ) -> None:
+        answer = self.answer(backend, command, version)
+        if SUPPORTED_VERSIONS.index(version) >= SUPPORTED_VERSIONS.index(first):
+            assert (answer.response.exit_code, answer.response.stdout) == (0, b"")
+        else:
+            assert error_of(answer)["code"] == 1
+            assert error_of(answer)["cniVersion"] == version
 
 
 @pytest.mark.parametrize(

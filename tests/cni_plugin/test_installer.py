@@ -623,3 +623,46 @@ def test_a_replaced_file_is_never_seen_half_written(tmp_path: Path) -> None:
     reader.close()
     with pytest.raises(HostFileError, match="cannot be written"):
         host_files.write(tmp_path / "missing/x", b"", 0o644)
+
+
+# In an upgrade, and for /readyz and metrics
+
+
+def test_of_two_releases_only_the_one_in_charge_writes(node: Node) -> None:
+    node.put("10-net.conflist", LIST)
+    in_charge = False
+    idle = Installer(node.installer._settings, in_charge=lambda: in_charge)
+    before = node.files()
+    assert idle._beat() is not None  # asks again
+    assert node.files() == before
+    assert idle.missing() == ["the node's CNI folders were not looked at yet"]
+    in_charge = True
+    idle._beat()
+    assert node.get("10-net.conflist") == CHAINED
+    assert idle.missing() == []
+
+
+def test_what_is_missing_is_what_was_in_the_way(node: Node) -> None:
+    node.installer.reconcile()
+    [missing] = node.installer.missing()
+    assert "no network configuration" in missing
+    node.put("10-net.conflist", LIST)
+    node.put("99-broken.conflist", b"{")
+    node.installer.reconcile()
+    assert len(node.installer.problems) == 1
+    assert node.installer.missing() == []  # pods are started with us all the same
+
+
+def test_each_look_is_counted(node: Node) -> None:
+    looks: list[tuple[bool, int, int]] = []
+
+    class Counts:
+        def looked(self, ready: bool, changes: int, problems: int) -> None:
+            looks.append((ready, changes, problems))
+
+    counted = Installer(node.installer._settings, observer=Counts())
+    counted._beat()
+    node.put("10-net.conflist", LIST)
+    counted._beat()
+    counted._beat()
+    assert looks == [(False, 1, 1), (True, 1, 0), (True, 0, 0)]

@@ -14,7 +14,7 @@ from cni_plugin.legacy_encode import ABSENT, canonical, entry, wanted
 from cni_plugin.rules import Family, commands, families, rules_of
 from injector.annotations.redirect import Redirect
 from meshgraft.lab.netns import Netns
-from tests.cni_plugin.redirects import REDIRECTS, any_redirect
+from tests.cni_plugin.redirects import REDIRECTS, any_redirect, ports
 
 PROGRAMS: dict[Family, str] = {"ipv4": "iptables-legacy", "ipv6": "ip6tables-legacy"}
 
@@ -45,6 +45,65 @@ GOLDEN = """\
 COMMIT"""
 
 
+WHOLE = Redirect(
+    inbound_port=4143,
+    outbound_port=4140,
+    proxy_uid=2102,
+    proxy_gid=2103,
+    skip_inbound_ports=ports(4190, 4191, (100, 200), *range(1001, 1013)),
+    skip_outbound_ports=ports(443, (5432, 5433)),
+    skip_subnets=("10.0.0.0/8", "192.0.2.7/32", "fd00::/8"),
+    ipv6=True,
+)
+"""All that proxy-init can be told but for a list of ports to redirect; 16 slots of multiport."""
+
+WHOLE_GOLDEN = """\
+*nat
+:PREROUTING ACCEPT [0:0]
+:INPUT ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:PROXY_INIT_OUTPUT - [0:0]
+:PROXY_INIT_REDIRECT - [0:0]
+-A PREROUTING -m comment --comment "proxy-init/install-proxy-init-prerouting" \
+-j PROXY_INIT_REDIRECT
+-A OUTPUT -m comment --comment "proxy-init/install-proxy-init-output" -j PROXY_INIT_OUTPUT
+-A PROXY_INIT_OUTPUT -m owner --uid-owner 2102 \
+-m comment --comment "proxy-init/ignore-proxy-user-id" -j RETURN
+-A PROXY_INIT_OUTPUT -m owner --gid-owner 2103 \
+-m comment --comment "proxy-init/ignore-proxy-group-id" -j RETURN
+-A PROXY_INIT_OUTPUT -o lo -m comment --comment "proxy-init/ignore-loopback" -j RETURN
+-A PROXY_INIT_OUTPUT -p tcp -m multiport --dports 443,5432:5433 \
+-m comment --comment "proxy-init/ignore-port-443,5432:5433" -j RETURN
+-A PROXY_INIT_OUTPUT -p tcp \
+-m comment --comment "proxy-init/redirect-all-outgoing-to-proxy-port" \
+-j REDIRECT --to-ports 4140
+-A PROXY_INIT_REDIRECT -p tcp -m multiport --dports \
+4190,4191,100:200,1001,1002,1003,1004,1005,1006,1007,1008,1009,1010,1011 \
+-m comment --comment "proxy-init/ignore-port-\
+4190,4191,100:200,1001,1002,1003,1004,1005,1006,1007,1008,1009,1010,1011" -j RETURN
+-A PROXY_INIT_REDIRECT -p tcp -m multiport --dports 1012 \
+-m comment --comment "proxy-init/ignore-port-1012" -j RETURN
+{subnets}-A PROXY_INIT_REDIRECT -p tcp \
+-m comment --comment "proxy-init/redirect-all-incoming-to-proxy-port" \
+-j REDIRECT --to-ports 4143
+COMMIT"""
+
+SUBNETS: dict[Family, tuple[str, ...]] = {
+    "ipv4": ("10.0.0.0/8", "192.0.2.7/32"),
+    "ipv6": ("fd00::/8",),
+}
+"""Each where it belongs; proxy-init gives all to both families, and fails on that."""
+
+LISTED = Redirect(inbound_port=4143, outbound_port=4140, only_inbound_ports=ports(80, 8080))
+LISTED_RULES = """\
+-A PROXY_INIT_REDIRECT -p tcp -m tcp --dport 80 \
+-m comment --comment "proxy-init/redirect-port-80-to-proxy-port" -j REDIRECT --to-ports 4143
+-A PROXY_INIT_REDIRECT -p tcp -m tcp --dport 8080 \
+-m comment --comment "proxy-init/redirect-port-8080-to-proxy-port" -j REDIRECT --to-ports 4143
+"""
+
+
 @pytest.fixture(scope="module")
 def backend() -> Iterator[LegacyBackend]:
     with closing(LegacyBackend()) as backend:
@@ -70,6 +129,28 @@ def run_proxy_init(netns: Netns, redirect: Redirect) -> None:
 def test_the_default_rules_read_as_after_proxy_init(backend: LegacyBackend, netns: Netns) -> None:
     backend.apply(netns.fd, REDIRECTS["linkerd-default"])
     assert saved(netns, "ipv4") == GOLDEN
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("family", PROGRAMS)
+def test_all_other_rules_read_as_after_proxy_init(
+    backend: LegacyBackend, netns: Netns, family: Family
+) -> None:
+    backend.apply(netns.fd, WHOLE)
+    subnets = "".join(
+        f"-A PROXY_INIT_REDIRECT -s {subnet} "
+        f'-m comment --comment "proxy-init/ignore-subnet-{subnet}" -j RETURN\n'
+        for subnet in SUBNETS[family]
+    )
+    assert saved(netns, family) == WHOLE_GOLDEN.format(subnets=subnets)
+
+
+@pytest.mark.root
+def test_listed_ports_read_as_after_proxy_init(backend: LegacyBackend, netns: Netns) -> None:
+    backend.apply(netns.fd, LISTED)
+    text = saved(netns, "ipv4")
+    assert LISTED_RULES in text
+    assert "redirect-all-incoming" not in text
 
 
 @pytest.mark.root

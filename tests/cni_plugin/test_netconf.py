@@ -113,6 +113,22 @@ def test_null_stands_for_the_default_and_numbers_may_be_text() -> None:
     assert decode(linkerd=None, runtimeConfig=None, kubernetes=None).linkerd == LinkerdConf()
 
 
+@pytest.mark.parametrize(
+    ("runtime_config", "handed_over"),
+    [
+        (None, None),
+        ({}, None),
+        ({"io.kubernetes.cri.pod-annotations": {}}, {}),
+        # containerd's for a pod without annotations: an empty map in Go
+        ({"io.kubernetes.cri.pod-annotations": None}, {}),
+    ],
+)
+def test_annotations_are_handed_over_where_the_key_is_there(
+    runtime_config: Any, handed_over: dict[str, str] | None
+) -> None:
+    assert decode(runtimeConfig=runtime_config).annotations == handed_over
+
+
 def test_unknown_keys_are_left_alone() -> None:
     assert decode(anything={"a": [1]}, linkerd={"new-key": 1}).linkerd == LinkerdConf()
 
@@ -189,3 +205,42 @@ def test_the_example_for_operators_is_a_valid_entry() -> None:
     entry = {**conflist["plugins"][-1], "cniVersion": conflist["cniVersion"], "name": "bridge"}
     netconf = decode_netconf(json.dumps(entry).encode())
     assert netconf.linkerd.incoming_proxy_port == 4143
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field"),
+    [
+        ("incoming-proxy-port", 5143, "incoming_proxy_port"),
+        ("outgoing-proxy-port", 5140, "outgoing_proxy_port"),
+        ("proxy-uid", 1000, "proxy_uid"),
+        ("proxy-gid", 1000, "proxy_gid"),
+        ("ports-to-redirect", [80], "ports_to_redirect"),
+        ("inbound-ports-to-ignore", ["4191", "80-90"], "inbound_ports_to_ignore"),
+        ("outbound-ports-to-ignore", ["443"], "outbound_ports_to_ignore"),
+        ("subnets-to-ignore", ["10.0.0.0/8"], "subnets_to_ignore"),
+        ("simulate", True, "simulate"),
+        ("use-wait-flag", True, "use_wait_flag"),
+        ("iptables-mode", "plain", "iptables_mode"),
+        ("ipv6", True, "ipv6"),
+    ],
+)
+def test_every_key_of_linkerds_entry_is_taken_or_may_be_null(
+    key: str, value: Any, field: str
+) -> None:
+    assert getattr(decode(linkerd={key: value}).linkerd, field) == value
+    assert decode(linkerd={key: None}).linkerd == LinkerdConf()
+    assert set(LinkerdConf.__struct_encode_fields__) >= {key}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"policy": {"type": "k8s", "k8s_api_root": "", "k8s_auth_token": ""}},
+        {"policy": None},
+        {"kubernetes": {"kubeconfig": "__KUBECONFIG_FILEPATH__", "k8s_api_root": "x"}},
+        {"capabilities": {"portMappings": True}, "dns": {}, "ipam": {}, "args": {"cni": {}}},
+        {"type": "linkerd-cni", "cni.dev/valid-attachments": []},
+    ],
+)
+def test_keys_without_a_meaning_here_are_taken(changes: dict[str, Any]) -> None:
+    assert decode(**changes) == decode()

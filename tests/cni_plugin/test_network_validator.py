@@ -1,4 +1,4 @@
-"""The validator passes only where its own connection comes back to it; else exit code 95."""
+"""The validator passes only where its own connections come back to it; else exit code 95."""
 
 from __future__ import annotations
 
@@ -12,23 +12,35 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from cni_plugin import witness
+from cni_plugin.expected import Expected, RememberingBackend
+from cni_plugin.inbound_word import tell
 from cni_plugin.network_validator import (
     Address,
+    Inbound,
     NotValidatedError,
+    Wanted,
     make_token,
     parse_address,
     parse_timeout,
     validate,
 )
 from cni_plugin.nft import NftBackend
-from injector.annotations.redirect import Redirect
+from cni_plugin.witness import Witness
+from injector.annotations.redirect import PortRange, Redirect
 from meshgraft.lab.netns import Netns
 
 COMMAND = [sys.executable, "-m", "meshgraft", "network-validator"]
 REDIRECT = Redirect(inbound_port=4143, outbound_port=4140, ipv6=True)
+
+
+def own(address: Address) -> Wanted:
+    """A connection from an address of ours to itself."""
+    return Wanted(listen=address, connect=address)
 
 
 def free_port() -> int:
@@ -104,8 +116,7 @@ def test_a_token_is_63_letters_and_digits_and_a_newline() -> None:
 
 
 def test_a_connection_that_comes_back_validates() -> None:
-    own = Address("127.0.0.1", free_port())
-    validate(own, own, 5)
+    assert validate(own(Address("127.0.0.1", free_port())), 5) == ()
 
 
 @pytest.mark.parametrize(
@@ -113,33 +124,25 @@ def test_a_connection_that_comes_back_validates() -> None:
 )
 def test_an_answer_of_somebody_else_does_not_validate(answer: bytes, seen: str) -> None:
     with stranger(answer) as address, pytest.raises(NotValidatedError, match=seen):
-        validate(Address("127.0.0.1", free_port()), address, 0.3)
+        validate(Wanted(Address("127.0.0.1", free_port()), address), 0.3)
 
 
 def test_a_refused_connection_is_told_with_what_to_look_at() -> None:
+    wanted = Wanted(Address("127.0.0.1", free_port()), Address("127.0.0.1", free_port()))
     with pytest.raises(NotValidatedError) as caught:
-        validate(Address("127.0.0.1", free_port()), Address("127.0.0.1", free_port()), 0.2)
+        validate(wanted, 0.2)
     assert "connection refused" in str(caught.value)
     assert "Look at the linkerd-cni pod on this node" in str(caught.value)
 
 
 def test_a_port_in_use_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        own = Address("127.0.0.1", server.getsockname()[1])
+        taken = Address("127.0.0.1", server.getsockname()[1])
         with pytest.raises(NotValidatedError, match=r"cannot listen on .*already in use"):
-            validate(own, own, 1)
+            validate(own(taken), 1)
 
 
-@pytest.mark.parametrize(
-    ("listen", "connect", "says"),
-    [
-        ("[::]:4140", "192.0.2.2:1404", "cannot listen on [::]:4140: address family not supported"),
-        ("127.0.0.1:0", "[fd00::1]:20001", "what was seen there: address family not supported"),
-    ],
-)
-def test_a_kernel_without_ipv6_is_told_as_such(
-    listen: str, connect: str, says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kernel_without_ipv6_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     class WithoutIPv6(socket.socket):
         def __init__(self, family: int = -1, *args: int, **kwargs: int) -> None:
             if family == socket.AF_INET6:
@@ -148,14 +151,15 @@ def test_a_kernel_without_ipv6_is_told_as_such(
 
     monkeypatch.setattr(socket, "socket", WithoutIPv6)
     with pytest.raises(NotValidatedError) as caught:
-        validate(parse_address(listen), parse_address(connect), 0.2)
-    assert says in str(caught.value)
+        validate(own(parse_address("[::1]:4140")), 0.2)
+    assert "cannot listen on [::1]:4140: address family not supported" in str(caught.value)
     assert "the node has no IPv6" in str(caught.value)
 
 
 def test_an_interface_that_is_not_there_does_not_validate() -> None:
+    wanted = Wanted(Address("::1", 0), parse_address("[fe80::1%nowhere0]:1"))
     with pytest.raises(NotValidatedError):
-        validate(Address("127.0.0.1", 0), parse_address("[fe80::1%nowhere0]:1"), 0.2)
+        validate(wanted, 0.2)
 
 
 def test_the_command_prints_validated() -> None:
@@ -177,7 +181,10 @@ def test_a_bad_flag_is_exit_code_95_too(argv: list[str]) -> None:
 def test_a_signal_ends_it_with_95(netns: Netns, number: signal.Signals) -> None:
     argv = ["--timeout", "60s"]
     process = subprocess.Popen(
-        netns.command(*COMMAND, *argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        routed(netns).command(*COMMAND, *argv),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         wait_for_listener(netns, 4140)
@@ -197,20 +204,40 @@ def wait_for_listener(netns: Netns, port: int) -> None:
         time.sleep(0.02)
 
 
-def routed(netns: Netns) -> Netns:
+LINK = ("link add eth0 type veth peer name nobody", "link set eth0 up", "link set nobody up")
+IPV4 = ("addr add 10.77.0.1/24 dev eth0",)
+IPV6 = ("addr add fd77::1/64 dev eth0 nodad",)
+GATEWAYS = ("route add default via 10.77.0.254", "-6 route add default via fd77::fe")
+
+
+def linked(netns: Netns, *words: str) -> Netns:
     """A pod's way out: a link that leads nowhere, so that nothing ever answers."""
-    ip = ["ip", "-n", netns.name]
-    for words in (
-        "link add eth0 type veth peer name nobody",
-        "link set eth0 up",
-        "link set nobody up",
-        "addr add 10.77.0.1/24 dev eth0",
-        "addr add fd77::1/64 dev eth0 nodad",
-        "route add default via 10.77.0.254",
-        "-6 route add default via fd77::fe",
-    ):
-        subprocess.run([*ip, *words.split()], check=True)
+    for line in (*LINK, *words):
+        subprocess.run(["ip", "-n", netns.name, *line.split()], check=True)
     return netns
+
+
+def routed(netns: Netns) -> Netns:
+    return linked(netns, *IPV4, *IPV6, *GATEWAYS)
+
+
+def ran(netns: Netns, *argv: str) -> subprocess.CompletedProcess[str]:
+    """The command in the namespace, as a user with no capability at all."""
+    nobody = ("setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all")
+    line = netns.command(*nobody, *COMMAND, *argv)
+    return subprocess.run(line, capture_output=True, text=True, timeout=60)
+
+
+def validate_in(netns: Netns, wanted: Wanted, timeout: float = 5.0) -> tuple[str, ...]:
+    """In this process, which takes no time to start."""
+    with netns.entered():
+        return validate(wanted, timeout)
+
+
+def refused_in(netns: Netns, wanted: Wanted, timeout: float = 0.3) -> str:
+    with pytest.raises(NotValidatedError) as caught:
+        validate_in(netns, wanted, timeout)
+    return str(caught.value)
 
 
 @pytest.mark.root
@@ -218,31 +245,151 @@ def routed(netns: Netns) -> Netns:
     "argv",
     [
         [],
+        ["--listen-addr", "0.0.0.0:4140", "--connect-addr", "1.1.1.1:20001"],
         ["--listen-addr", "[::]:4140", "--connect-addr", "[fd00::1]:20001"],
     ],
-    ids=["ipv4", "ipv6"],
+    ids=["bare", "ipv4", "ipv6"],
 )
-def test_a_redirected_pod_validates_and_one_without_rules_does_not(
-    netns: Netns, argv: list[str]
-) -> None:
-    line = routed(netns).command(*COMMAND, *argv)
-    without = subprocess.run(
-        [*line, "--timeout", "300ms"], capture_output=True, text=True, timeout=60
-    )
-    NftBackend().apply(netns.fd, REDIRECT)
-    with_rules = subprocess.run(line, capture_output=True, text=True, timeout=60)
-    assert without.returncode == 95
-    assert "no answer" in without.stderr
-    assert (with_rules.returncode, with_rules.stdout) == (0, "Validated\n"), with_rules.stderr
+def test_a_redirected_pod_validates_without_a_capability(netns: Netns, argv: list[str]) -> None:
+    NftBackend().apply(routed(netns).fd, REDIRECT)
+    done = ran(netns, *argv)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Validated\n", "")
 
 
 @pytest.mark.root
-def test_a_pod_without_a_default_route_is_told_so(netns: Netns) -> None:
-    done = subprocess.run(
-        netns.command(*COMMAND, "--timeout", "200ms"), capture_output=True, text=True, timeout=60
-    )
+def test_a_pod_without_rules_does_not_start(netns: Netns) -> None:
+    done = ran(routed(netns), "--timeout", "300ms")
     assert done.returncode == 95
-    assert "the pod has no default route" in done.stderr
+    assert "no answer" in done.stderr
+    assert "outbound IPv4 and IPv6 traffic is not redirected" in done.stderr
+    assert "no connection to 192.0.2.2:1404" in done.stderr
+
+
+@pytest.mark.root
+def test_every_family_that_the_pod_has_must_be_redirected(netns: Netns) -> None:
+    only_ipv4 = Redirect(inbound_port=4143, outbound_port=4140)
+    NftBackend().apply(routed(netns).fd, only_ipv4)
+    said = refused_in(netns, Wanted())
+    assert "outbound IPv6 traffic is not redirected (IPv4 is)" in said
+    # A mesh of IPv4 alone says so, by Linkerd's flag or by the rules that it wants.
+    assert validate_in(netns, Wanted(listen=parse_address("0.0.0.0:4140"))) == ()
+    assert validate_in(netns, Wanted(redirect=only_ipv4)) == ()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "words",
+    [
+        IPV4,
+        IPV6,
+        (*IPV4, *IPV6),
+        ("addr add 10.77.0.1/32 dev eth0", "route add 169.254.1.1 dev eth0"),
+    ],
+    ids=["ipv4", "ipv6", "both", "calico"],
+)
+def test_no_default_route_is_needed(netns: Netns, words: tuple[str, ...]) -> None:
+    linked(netns, *words)
+    assert "is not redirected" in refused_in(netns, Wanted())
+    NftBackend().apply(netns.fd, REDIRECT)
+    assert validate_in(netns, Wanted()) == ()
+
+
+@pytest.mark.root
+def test_a_family_that_nothing_can_leave_by_is_left_out_with_a_note(netns: Netns) -> None:
+    linked(netns, *IPV4, "addr add fd77::1/128 dev eth0 nodad", "-6 route flush table main")
+    NftBackend().apply(netns.fd, REDIRECT)
+    assert validate_in(netns, Wanted()) == ("IPv6: the pod has no route, so nothing can leave it",)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("words", [None, ()], ids=["loopback", "link-local"])
+def test_a_pod_without_an_address_does_not_start(
+    netns: Netns, words: tuple[str, ...] | None
+) -> None:
+    if words is not None:
+        linked(netns)
+    NftBackend().apply(netns.fd, REDIRECT)
+    assert "this pod has no address" in refused_in(netns, Wanted())
+
+
+@pytest.mark.root
+def test_what_the_pods_annotations_let_past_the_proxy_is_not_tried(netns: Netns) -> None:
+    skipping = Redirect(
+        inbound_port=4143,
+        outbound_port=4140,
+        ipv6=True,
+        skip_outbound_ports=(PortRange(1, 50000),),
+        skip_outbound_subnets=("192.0.2.0/24", "fd00::/8", "10.77.0.0/24", "::/0"),
+    )
+    NftBackend().apply(routed(netns).fd, skipping)
+    notes = validate_in(netns, Wanted(redirect=skipping))
+    assert notes == ("IPv6: all that could be tried goes past the proxy on purpose",)
+
+
+# Inbound
+
+
+def word_from_agent(netns: Netns, agent_backend: NftBackend, redirect: Redirect) -> None:
+    """What the agent's witness does, until somebody heard it."""
+    deadline = time.monotonic() + 20
+    while tell(netns.fd, lambda: agent_backend.difference(netns.fd, redirect)) == "nothing":
+        assert time.monotonic() < deadline, "no validator listens"
+        time.sleep(0.01)
+
+
+@pytest.mark.root
+def test_wrong_inbound_rules_keep_the_pod_from_starting_if_the_agent_says_so(netns: Netns) -> None:
+    """Outbound rules that work prove nothing about inbound: the agent's word does."""
+    backend = NftBackend()
+    backend.apply(routed(netns).fd, REDIRECT)
+    netns.run("nft", "flush", "chain", "inet", "meshgraft", "PROXY_INIT_REDIRECT")
+    agent = threading.Thread(target=word_from_agent, args=(netns, backend, REDIRECT))
+    agent.start()
+    try:
+        with netns.entered(), pytest.raises(NotValidatedError) as caught:
+            validate(Wanted(), 1.0, Inbound(wait=1.0))
+    finally:
+        agent.join(30)
+    assert "inbound traffic is not redirected as it should be" in str(caught.value)
+    assert "PROXY_INIT_REDIRECT" in str(caught.value)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("required", [False, True])
+def test_an_agent_that_says_nothing_holds_up_only_who_requires_it(
+    netns: Netns, required: bool
+) -> None:
+    NftBackend().apply(routed(netns).fd, REDIRECT)
+    with netns.entered():
+        if required:
+            with pytest.raises(NotValidatedError, match=r"not known whether .* inbound"):
+                validate(Wanted(), 0.4, Inbound(required=True))
+        else:
+            (note,) = validate(Wanted(), 5, Inbound(wait=0.1))
+            assert note.startswith("inbound: this node's linkerd-cni agent did not say")
+
+
+@pytest.mark.root
+def test_the_witness_tells_a_waiting_validator_that_all_is_right(
+    netns: Netns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(witness, "OLD_SECONDS", 0.2)
+    (tmp_path / "cni-1").symlink_to(routed(netns).path)
+    (tmp_path / "not-mounted").touch()
+    expected = Expected()
+    backend = RememberingBackend(NftBackend(), expected)
+    backend.apply(netns.fd, REDIRECT)
+    stop = threading.Event()
+    thread = threading.Thread(target=Witness(backend, expected, tmp_path).run, args=(stop,))
+    thread.start()
+    try:
+        with netns.entered():
+            assert validate(Wanted(), 10, Inbound(required=True)) == ()
+            # The container may run again.
+            assert validate(Wanted(), 10, Inbound(required=True)) == ()
+    finally:
+        stop.set()
+        thread.join(10)
 
 
 @pytest.mark.root

@@ -474,7 +474,12 @@ class TestFallbackRule:
 
     @pytest.mark.parametrize(
         "annotations",
-        ["{}", '{"a":"linkerd.io/created-by"}', '{"a":"\\n","xlinkerd.io/created-by":"b"}'],
+        [
+            "{}",
+            "null",  # containerd's for a pod that has none
+            '{"a":"linkerd.io/created-by"}',
+            '{"a":"\\n","xlinkerd.io/created-by":"b"}',
+        ],
     )
     def test_annotations_without_a_mark_are_certain(self, annotations: str) -> None:
         done = run_program(environment(), raw_conf(f'{{"{ANNOTATIONS}":{annotations}}}'))
@@ -487,10 +492,10 @@ class TestFallbackRule:
             "null",
             "[]",
             '"x"',
-            f'{{"{ANNOTATIONS}":null}}',
             f'{{"{ANNOTATIONS}":[]}}',
             f'{{"{ANNOTATIONS}":""}}',
-            f'{{"{ANNOTATIONS}":{{}},"{ANNOTATIONS}":null}}',
+            f'{{"{ANNOTATIONS}":null,"{ANNOTATIONS}":{{"linkerd.io/created-by":"x"}}}}',
+            f'{{"{ANNOTATIONS}":null,"\\u0069o":1}}',
             f'{{"{ANNOTATIONS}":{{"meshgraft.io/redirect":"{{}}"}}}}',
             f'{{"{ANNOTATIONS}":{{"a":"b","linkerd.io/proxy-version":"v1"}}}}',
             f'{{"{ANNOTATIONS}":{{"linkerd.io/created-by":null}}}}',

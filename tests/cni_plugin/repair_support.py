@@ -1,0 +1,97 @@
+"""Pods and their statuses as the API server shows them, and pods' networks, for tests of repair."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cni_plugin.pods import Pod
+from injector.annotations.redirect import ANNOTATION, Redirect
+from meshgraft.lab.netns import Netns
+
+REDIRECT = Redirect(inbound_port=4143, outbound_port=4140, proxy_uid=2102, ipv6=True)
+VALIDATOR = "meshgraft-network-validator"
+RUNNING = {"running": {"startedAt": "2999-01-01T00:00:00Z"}}
+FAILED = {"terminated": {"exitCode": 95, "finishedAt": "2999-01-01T00:00:00Z"}}
+PASSED = {"terminated": {"exitCode": 0, "finishedAt": "2999-01-01T00:00:00Z"}}
+CONTROLLED = [{"controller": True}]
+
+
+def at(seconds: float) -> str:
+    """A time as the API server writes it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def pod_object(
+    *ips: str,
+    name: str = "web-0",
+    state: dict[str, Any] | None = None,
+    last: dict[str, Any] | None = None,
+    annotations: dict[str, str] | None = None,
+    spec: dict[str, Any] | None = None,
+    status: dict[str, Any] | None = None,
+    **meta: Any,
+) -> dict[str, Any]:
+    """A pod that our injector meshed, whose validator is in this state."""
+    marks = {ANNOTATION: REDIRECT.to_annotation()} if annotations is None else annotations
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": "shop",
+            "uid": f"uid-{name}",
+            "annotations": marks,
+            **meta,
+        },
+        "spec": {
+            "nodeName": "n1",
+            "containers": [{"name": "app"}],
+            "initContainers": [{"name": VALIDATOR}],
+            **(spec or {}),
+        },
+        "status": {
+            "phase": "Pending",
+            "podIPs": [{"ip": ip} for ip in ips],
+            "hostIP": "10.99.99.99",
+            "initContainerStatuses": [
+                {"name": VALIDATOR, "state": state or RUNNING, "lastState": last or {}}
+            ],
+            **(status or {}),
+        },
+    }
+
+
+def pod(*ips: str, **given: Any) -> Pod:
+    """The same, as the agent reads it."""
+    return msgspec.convert(pod_object(*ips, **given), Pod)
+
+
+class Folder:
+    """A folder like /run/netns, with nothing in it but what a test puts there."""
+
+    def __init__(self, path: Path, make: Callable[[], Netns]) -> None:
+        self.path = path
+        self._make = make
+
+    def network(self, *addresses: str, name: str = "") -> Netns:
+        """A pod's namespace with these addresses, on a link that leads nowhere."""
+        netns = self._make()
+        for words in (
+            ("link", "add", "eth0", "type", "veth", "peer", "name", "nobody"),
+            ("link", "set", "eth0", "up"),
+            ("link", "set", "nobody", "up"),
+            *(("addr", "add", each, "dev", "eth0", *_flags(each)) for each in addresses),
+        ):
+            subprocess.run(["ip", "-n", netns.name, *words], check=True)
+        (self.path / (name or netns.name)).symlink_to(netns.path)
+        return netns
+
+
+def _flags(address: str) -> tuple[str, ...]:
+    return ("nodad",) if ":" in address else ()

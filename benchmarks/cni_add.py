@@ -1,32 +1,37 @@
-"""One ADD as a whole process, beside what it is measured against, alone and in parallel.
+"""One ADD as a whole process, beside what it is measured against: alone, 24 and 100 at once.
 
 ``/bin/true`` is the price of a process; eleven ``nsenter iptables-nft`` is how Linkerd's plugin
-sets the same rules; one ``iptables-nft-restore`` is the best that a program run per pod can do.
+sets the same rules; one ``iptables-restore`` is the best that a program run per pod can do. The
+rows of ``linkerd-cni`` from top to bottom each do one thing more, so that their differences say
+what the time is spent on.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import os
+import resource
+import shutil
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.cni_memory import measure_memory
 from benchmarks.machine import describe, milliseconds
+from benchmarks.spawn import Command, Job, memory_file, path_of, run
 from cni_plugin.rules import commands
-from injector.annotations import REDIRECT_ANNOTATION, PortRange, Redirect
-from meshgraft.lab.chain import ANNOTATIONS_CAPABILITY, Attachment, Chain
-from meshgraft.lab.lab import missing_requirements, running_lab
-from meshgraft.lab.netns import Netns
+from injector.annotations import PortRange, Redirect
+from meshgraft.lab.lab import missing_requirements
+from tests.chain.agent import PROGRAM, AgentProcess, running_agent
+from tests.chain.pods import ManyPod, many_pods
 
 REDIRECT = Redirect(
     inbound_port=4143,
@@ -35,114 +40,148 @@ REDIRECT = Redirect(
     skip_inbound_ports=(PortRange(4190, 4191), PortRange(4567, 4568)),
     skip_outbound_ports=(PortRange(4567, 4568),),
 )
-ANNOTATIONS = {REDIRECT_ANNOTATION: REDIRECT.to_annotation()}
-Action = Callable[[Netns], None]
-_names = itertools.count()
+"""Linkerd's defaults."""
+
+ELEVEN = "eleven nsenter iptables-nft"
+WIDTHS = (24, 100)
+ROUNDS = 3
+Action = Callable[[ManyPod], Job]
 
 
-def main() -> None:
-    """Run it and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pods", type=int, default=48, help="pods for each figure")
-    arguments = parser.parse_args()
-    if missing := missing_requirements():
-        sys.exit("missing: " + "; ".join(missing))
-    table = Table("what", "alone, ms", "p90", "24 in parallel, ms a pod", "/bin/true = 1")
-    with running_lab("nft") as nft, running_lab("legacy") as legacy:
-        actions: dict[str, Action] = {
-            "/bin/true": lambda _: _run("/bin/true"),
-            "linkerd-cni ADD, nft": adder(nft.chain),
-            "linkerd-cni ADD, legacy": adder(legacy.chain),
-            "eleven nsenter iptables-nft": eleven,
-            "one nsenter iptables-nft-restore": restore,
-        }
-        alone = in_turns(actions, arguments.pods)
-        base = statistics.median(alone["/bin/true"])
-        for name, action in actions.items():
-            times = sorted(alone[name])
-            table.add_row(
-                name,
-                milliseconds(statistics.median(times)),
-                milliseconds(times[int(len(times) * 0.9)]),
-                milliseconds(in_parallel(action, arguments.pods)),
-                f"{statistics.median(times) / base:.1f}",
-            )
-    console = Console(width=120)
-    console.print(describe("meshgraft", "pyroute2", "python-iptables"))
-    console.print(table)
+@dataclass
+class Times:
+    """What was measured of one action, in seconds of a pod."""
 
-
-def adder(chain: Chain) -> Action:
-    """ADD of our plugin alone, after a ``prevResult`` of some plugin before it."""
-    entry = {**chain.conflist["plugins"][-1], "prevResult": {"cniVersion": "1.0.0", "ips": []}}
-    entry["capabilities"] = {ANNOTATIONS_CAPABILITY: True}
-    ours = Chain({**chain.conflist, "plugins": [entry]}, chain.path, None, chain.environment)
-
-    def add(netns: Netns) -> None:
-        ours.add(Attachment(netns.name, netns.path, "bench", netns.name, ANNOTATIONS))
-
-    return add
-
-
-def eleven(netns: Netns) -> None:
-    """The two reads and nine changes of Linkerd's plugin, each a process in the pod's netns."""
-    _run(*netns.command("iptables-nft-save", "-t", "nat"))
-    for argv in commands(REDIRECT, "ipv4"):
-        _run(*netns.command("iptables-nft", *argv))
-    _run(*netns.command("iptables-nft-save", "-t", "nat"))
-
-
-def restore(netns: Netns) -> None:
-    """The same rules in one go."""
-    lines = ["*nat", *(" ".join(argv[2:]) for argv in commands(REDIRECT, "ipv4")), "COMMIT", ""]
-    subprocess.run(
-        netns.command("iptables-nft-restore", "--noflush"),
-        input="\n".join(lines),
-        text=True,
-        check=True,
-        capture_output=True,
+    alone: list[float] = field(default_factory=list)
+    parallel: dict[int, list[float]] = field(
+        default_factory=lambda: {width: [] for width in WIDTHS}
     )
 
 
-def in_turns(actions: dict[str, Action], pods: int) -> dict[str, list[float]]:
-    """Each action on ``pods`` fresh namespaces of its own, one after the other, in turns."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(pods):
-        for name, action in actions.items():
-            with fresh() as netns:
-                started = time.perf_counter()
-                action(netns)
-                times[name].append(time.perf_counter() - started)
+def main() -> None:
+    """Run it and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pods", type=int, default=100, help="pods for each figure")
+    arguments = parser.parse_args()
+    if missing := missing_requirements():
+        sys.exit("missing: " + "; ".join(missing))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a namespace is a descriptor here
+    console = Console(width=132)
+    console.print(describe("meshgraft", "pyroute2", "python-iptables"))
+    with ExitStack() as stack:
+        nft, legacy = (_agent(stack, mode) for mode in ("nft", "legacy"))
+        times = measure(actions(nft, legacy), arguments.pods)
+        console.print(_table(times))
+        console.print(_in_the_agent(nft))
+    console.print(measure_memory())
+
+
+def actions(nft: AgentProcess, legacy: AgentProcess) -> dict[str, Action]:
+    """Everything that is compared, by its name in the table."""
+    return {
+        "/bin/true": lambda _: [Command(["/bin/true"])],
+        "linkerd-cni VERSION: the process alone": _plugin(nft, "VERSION"),
+        "- ADD, excluded namespace: reads stdin": _plugin(nft, "ADD", "kube-system"),
+        "- STATUS: to the agent and back": _plugin(nft, "STATUS"),
+        "- ADD, not meshed: decided there": _plugin(nft, "ADD", meshed=False),
+        "linkerd-cni ADD, nft": _plugin(nft, "ADD"),
+        "linkerd-cni ADD, legacy": _plugin(legacy, "ADD"),
+        ELEVEN: _eleven,
+        "one nsenter iptables-nft-restore": _restore("iptables-nft-restore"),
+        "one nsenter iptables-legacy-restore": _restore("iptables-legacy-restore"),
+    }
+
+
+def measure(actions: Mapping[str, Action], pods: int) -> dict[str, Times]:
+    """Each action on fresh namespaces: one at a time in turns, and so many at once."""
+    times = {name: Times() for name in actions}
+    with many_pods([REDIRECT] * pods * len(actions)) as fresh:
+        for number in range(pods):
+            for name, action in actions.items():
+                times[name].alone += run([action(fresh.pop())], 1)
+            _progress(f"alone {number + 1}/{pods}")
+    for width, round_, name in itertools.product(WIDTHS, range(ROUNDS), actions):
+        _progress(f"{width} in parallel, round {round_ + 1}/{ROUNDS}: {name}")
+        with many_pods([REDIRECT] * max(pods // ROUNDS, width)) as fresh:
+            jobs = [actions[name](pod) for pod in fresh]
+            times[name].parallel[width] += run(jobs, width)
     return times
 
 
-def in_parallel(action: Action, pods: int, width: int = 24) -> float:
-    """Seconds a pod takes, as it sees it, while 24 are started at once: the median."""
-
-    def timed(netns: Netns) -> float:
-        started = time.perf_counter()
-        action(netns)
-        return time.perf_counter() - started
-
-    with contextlib.ExitStack() as stack, ThreadPoolExecutor(width) as pool:
-        namespaces = [stack.enter_context(fresh()) for _ in range(max(pods, width))]
-        return statistics.median(pool.map(timed, namespaces))
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text:70}", end="\r", file=sys.stderr, flush=True)
 
 
-@contextlib.contextmanager
-def fresh() -> Iterator[Netns]:
-    """A namespace of its own for one measurement."""
-    netns = Netns(f"mglab-{os.getpid()}-bench{next(_names)}")
-    try:
-        yield netns
-    finally:
-        netns.close()
+def _agent(stack: ExitStack, mode: str) -> AgentProcess:
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="meshgraft-bench-"))
+    return stack.enter_context(running_agent(Path(folder), mode))
 
 
-def _run(*argv: str) -> None:
-    subprocess.run(argv, check=True, capture_output=True)
+def _plugin(
+    agent: AgentProcess, command: str, namespace: str = "shop", *, meshed: bool = True
+) -> Action:
+    def job(pod: ManyPod) -> Job:
+        environment = {**pod.environment(command, namespace), **agent.environment}
+        content = memory_file(pod.stdin(meshed=meshed))
+        return [Command([str(PROGRAM)], environment, path_of(content))]
+
+    return job
+
+
+def _eleven(pod: ManyPod) -> Job:
+    """The two reads and nine changes of Linkerd's plugin, each a process in the pod's netns."""
+    save = _inside(pod, "iptables-nft-save", "-t", "nat")
+    changes = [_inside(pod, "iptables-nft", *argv) for argv in commands(REDIRECT, "ipv4")]
+    return [save, *changes, save]
+
+
+def _restore(program: str) -> Action:
+    """The same rules in one go."""
+    lines = ["*nat", *(" ".join(argv[2:]) for argv in commands(REDIRECT, "ipv4")), "COMMIT", ""]
+
+    def job(pod: ManyPod) -> Job:
+        content = path_of(memory_file("\n".join(lines).encode()))
+        return [_inside(pod, program, "--noflush", "--wait", stdin=content)]
+
+    return job
+
+
+def _inside(pod: ManyPod, *argv: str, stdin: str = "/dev/null") -> Command:
+    nsenter = shutil.which("nsenter") or "nsenter"
+    path = {"PATH": os.environ["PATH"]}
+    return Command([nsenter, f"--net={pod.path}", "--", *argv], path, stdin)
+
+
+def _table(times: Mapping[str, Times]) -> Table:
+    columns = [name for width in WIDTHS for name in (f"{width} at once, ms", "eleven / this")]
+    table = Table("what", "alone, ms", "p90", "true = 1", *columns)
+    base = statistics.median(times["/bin/true"].alone)
+    eleven = times[ELEVEN].parallel
+    for name, measured in times.items():
+        alone = sorted(measured.alone)
+        parallel: list[str] = []
+        for width in WIDTHS:
+            median = statistics.median(measured.parallel[width])
+            ratio = statistics.median(eleven[width]) / median
+            parallel += [milliseconds(median), f"{ratio:.0f}"]
+        table.add_row(
+            name,
+            milliseconds(statistics.median(alone)),
+            milliseconds(alone[int(len(alone) * 0.9)]),
+            f"{statistics.median(alone) / base:.2f}",
+            *parallel,
+        )
+    return table
+
+
+def _in_the_agent(agent: AgentProcess) -> str:
+    calls = [call for call in agent.calls() if call["decision"] == "redirected"]
+    whole = statistics.median(call["ms"] for call in calls)
+    rules = statistics.median(call["rulesMs"] for call in calls)
+    return f"as the agent saw its ADDs, nft, all widths: {whole:.2f} ms, of which {rules:.2f} rules"
 
 
 if __name__ == "__main__":
-    assert Path("/bin/true").exists()
     main()

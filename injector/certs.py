@@ -1,4 +1,4 @@
-"""The webhook's certificate: issued by itself or loaded from a folder, with its expiry known.
+"""The webhook's certificate: how it is issued, checked, read from a folder, and given to OpenSSL.
 
 A folder holds ``tls.crt`` and ``tls.key``, as a mounted Secret of type kubernetes.io/tls does,
 and ``ca.crt`` beside them where we issued them: the bundle for the webhook configuration's
@@ -8,14 +8,15 @@ and ``ca.crt`` beside them where we issued them: the bundle for the webhook conf
 from __future__ import annotations
 
 import ipaddress
+import os
 import ssl
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -31,10 +32,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from injector.files import make_folder, replace_file
 
 CA_LIFETIME = timedelta(days=3650)
-"""Ten years: a CA is replaced on purpose (with an overlap of the bundle), never by surprise."""
+"""Of a CA in a folder. Ten years: its caBundle is written by hand, and must not need it again."""
 LEAF_LIFETIME = timedelta(days=90)
-"""Short, because a leaf costs nothing to issue again; leaked, it is of little use."""
-_CLOCK_SKEW = timedelta(minutes=5)
+"""Of a certificate in a folder, which the running process renews."""
+BACKDATED = timedelta(hours=1)
+"""How far the clock of an API server may be behind ours: a certificate holds from that much before
+it was issued."""
+CA_NAME, LEAF_NAME = "meshgraft CA", "meshgraft webhook"
+"""Common names: for people, and to know our own again."""
 
 
 class CertificateError(ValueError):
@@ -64,17 +69,28 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class ServingCert:
-    """A pair on disk that was checked: the files, and from when to when it holds."""
+    """A pair that was checked: certificate and key belong together."""
 
-    certificate: Path
-    key: Path
-    ca: Path | None
-    """``ca.crt`` beside them, where there is one."""
-    not_before: datetime
-    not_after: datetime
-    """The bounds of validity, in UTC."""
-    issued: bool = False
-    """Whether this process has just issued it."""
+    pair: KeyPair
+    certificate: x509.Certificate
+    """The server's own, the first of a chain."""
+    source: str
+    """Where it came from, for errors: a folder, or a Secret."""
+    remedy: str = (
+        "put a new pair in place, which is taken up at once, or remove both files and start again "
+        "to have one issued"
+    )
+    """What to do when it has expired."""
+
+    @property
+    def not_before(self) -> datetime:
+        """From when on it holds, in UTC."""
+        return self.certificate.not_valid_before_utc
+
+    @property
+    def not_after(self) -> datetime:
+        """When it expires, in UTC."""
+        return self.certificate.not_valid_after_utc
 
 
 def _common_name(text: str) -> x509.Name:
@@ -106,15 +122,15 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def issue_authority(now: datetime, common_name: str = "meshgraft CA") -> Authority:
-    """A new CA (ECDSA P-256), valid for `CA_LIFETIME` from ``now`` (an aware datetime)."""
+def issue_authority(now: datetime, lifetime: timedelta = CA_LIFETIME) -> Authority:
+    """A new CA (ECDSA P-256), valid for ``lifetime`` from ``now`` (an aware datetime)."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _common_name(common_name)
+    name = _common_name(CA_NAME)
     certificate = (
         _builder(name, key.public_key())
         .issuer_name(name)
-        .not_valid_before(now - _CLOCK_SKEW)
-        .not_valid_after(now + CA_LIFETIME)
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(now + lifetime)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
@@ -122,8 +138,12 @@ def issue_authority(now: datetime, common_name: str = "meshgraft CA") -> Authori
     return Authority(certificate, key)
 
 
-def issue_serving(authority: Authority, sans: Sequence[str], now: datetime) -> KeyPair:
+def issue_serving(
+    authority: Authority, sans: Sequence[str], now: datetime, lifetime: timedelta = LEAF_LIFETIME
+) -> KeyPair:
     """A new serving certificate (ECDSA P-256) for DNS names and IP addresses.
+
+    It holds for ``lifetime``, though never longer than the CA.
 
     Raises:
         CertificateError: no name is given, or one is no DNS name and no address.
@@ -133,10 +153,10 @@ def issue_serving(authority: Authority, sans: Sequence[str], now: datetime) -> K
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
     certificate = (
-        _builder(_common_name("meshgraft webhook"), key.public_key())
+        _builder(_common_name(LEAF_NAME), key.public_key())
         .issuer_name(authority.certificate.subject)
-        .not_valid_before(now - _CLOCK_SKEW)
-        .not_valid_after(now + LEAF_LIFETIME)
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(min(now + lifetime, authority.certificate.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -147,8 +167,17 @@ def issue_serving(authority: Authority, sans: Sequence[str], now: datetime) -> K
         )
         .sign(authority.key, hashes.SHA256())
     )
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return KeyPair(certificate.public_bytes(Encoding.PEM), private)
+    return KeyPair(certificate.public_bytes(Encoding.PEM), key_pem(key))
+
+
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key as PEM (PKCS #8, not encrypted)."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def certificates_pem(certificates: Iterable[x509.Certificate]) -> bytes:
+    """Certificates one after the other, as a ``caBundle`` holds them."""
+    return b"".join(each.public_bytes(Encoding.PEM) for each in certificates)
 
 
 def _san(text: str) -> x509.GeneralName:
@@ -164,35 +193,33 @@ def _san(text: str) -> x509.GeneralName:
         raise CertificateError(f"{text!r} is no DNS name and no address: {error}") from error
 
 
-def write_pair(folder: Path, authority: Authority, pair: KeyPair) -> None:
+def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether the CA has signed it; the time is not asked."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def write_pair(
+    folder: Path, authority: Authority, pair: KeyPair, also_trusted: bytes = b""
+) -> None:
     """Write ``ca.crt``, ``tls.crt`` and ``tls.key`` (mode 0600). The CA's key is not written.
+
+    ``also_trusted`` are further certificates (PEM) for ``ca.crt``.
 
     Raises:
         FileError: the folder cannot be made or written to.
     """
     make_folder(folder, 0o700)
     replace_file(folder / "tls.key", pair.key, 0o600)
-    replace_file(folder / "ca.crt", authority.pem, 0o644)
+    replace_file(folder / "ca.crt", authority.pem + also_trusted, 0o644)
     replace_file(folder / "tls.crt", pair.certificate, 0o644)
 
 
-def ensure(folder: Path, sans: Sequence[str], now: datetime) -> ServingCert:
-    """The folder's certificate; where the folder has none, one is issued into it first.
-
-    Raises:
-        CertificateError: as `load`, or as `issue_serving`.
-        FileError: there is none and the folder cannot be written to.
-    """
-    missing = not any((folder / name).exists() for name in ("tls.crt", "tls.key"))
-    if missing:
-        authority = issue_authority(now)
-        # The authority's key ends here: what can sign for the cluster is not left on a disk.
-        write_pair(folder, authority, issue_serving(authority, sans, now))
-    return replace(load(folder, now), issued=missing)
-
-
 def load(folder: Path, now: datetime) -> ServingCert:
-    """Check the pair in a folder: parsable, belonging together, valid now.
+    """The pair in a folder: parsable, belonging together, valid now.
 
     Raises:
         CertificateError: what is wrong, with which file.
@@ -200,74 +227,76 @@ def load(folder: Path, now: datetime) -> ServingCert:
     # A Secret's files are links through ..data, which moves to a new folder as a whole:
     # follow it once, so that certificate and key are of one generation.
     real = (folder / "..data").resolve() if (folder / "..data").exists() else folder
-    certificate, key, ca = (real / name for name in ("tls.crt", "tls.key", "ca.crt"))
-    leaf, leaf_public = _read_leaf(certificate)
-    if _read_public_half(key) != leaf_public:
-        raise CertificateError(
-            f"{key}: does not belong to the certificate in {certificate}; "
-            "both must be of the same pair"
-        )
-    cert = ServingCert(
-        certificate,
-        key,
-        ca if ca.exists() else None,
-        leaf.not_valid_before_utc,
-        leaf.not_valid_after_utc,
-    )
+    pair = KeyPair(_read(real / "tls.crt"), _read(real / "tls.key"))
+    cert = check_pair(pair, str(real))
     problem = validity_problem(cert, now)
     if problem:
         raise CertificateError(problem)
     return cert
 
 
+def check_pair(pair: KeyPair, source: str) -> ServingCert:
+    """A pair that is parsable and belongs together; whether it holds now is not asked.
+
+    Raises:
+        CertificateError: what is wrong; ``source``, a folder or a Secret, goes before the name.
+    """
+    leaf, leaf_public = _leaf(pair.certificate, f"{source}/tls.crt")
+    if _public_half(pair.key, f"{source}/tls.key") != leaf_public:
+        raise CertificateError(
+            f"{source}/tls.key: does not belong to the certificate in {source}/tls.crt; "
+            "both must be of the same pair"
+        )
+    return ServingCert(pair, leaf, source)
+
+
 def validity_problem(cert: ServingCert, now: datetime) -> str | None:
     """What is wrong, and what to do, where the certificate does not hold now; else None."""
     if now < cert.not_before:
         return (
-            f"{cert.certificate}: not valid before {cert.not_before.isoformat()}, and it is "
+            f"{cert.source}/tls.crt: not valid before {cert.not_before.isoformat()}, and it is "
             f"{now.isoformat(timespec='seconds')}; check this machine's clock, or wait"
         )
     if now < cert.not_after:
         return None
-    return (
-        f"{cert.certificate}: expired at {cert.not_after.isoformat()}; put a new pair in place, "
-        "which is taken up at once, or remove both files and start again to have one issued"
-    )
+    return f"{cert.source}/tls.crt: expired at {cert.not_after.isoformat()}; {cert.remedy}"
 
 
 def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise CertificateError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not content.strip():
-        raise CertificateError(f"{path}: is empty")
-    return content
 
 
 def _der(public: PublicKeyTypes) -> bytes:
     return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _read_leaf(path: Path) -> tuple[x509.Certificate, bytes]:
+def _not_empty(content: bytes, name: str) -> None:
+    if not content.strip():
+        raise CertificateError(f"{name}: is empty")
+
+
+def _leaf(content: bytes, name: str) -> tuple[x509.Certificate, bytes]:
     """The server's own certificate, the first of a chain, and its public key as DER."""
-    content = _read(path)
+    _not_empty(content, name)
     try:
         leaf = x509.load_pem_x509_certificates(content)[0]
         return leaf, _der(leaf.public_key())
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise CertificateError(f"{path}: not a PEM certificate: {error}") from error
+        raise CertificateError(f"{name}: not a PEM certificate: {error}") from error
 
 
-def _read_public_half(path: Path) -> bytes:
-    """The public key (DER) that belongs to the private key in the file."""
-    content = _read(path)
+def _public_half(content: bytes, name: str) -> bytes:
+    """The public key (DER) that belongs to the private key."""
+    _not_empty(content, name)
     try:
         return _der(load_pem_private_key(content, password=None).public_key())
     except TypeError as error:
-        raise CertificateError(f"{path}: the private key is encrypted; it must not be") from error
+        raise CertificateError(f"{name}: the private key is encrypted; it must not be") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise CertificateError(f"{path}: not a PEM private key: {error}") from error
+        raise CertificateError(f"{name}: not a PEM private key: {error}") from error
 
 
 def server_context(cert: ServingCert) -> ssl.SSLContext:
@@ -278,11 +307,24 @@ def server_context(cert: ServingCert) -> ssl.SSLContext:
     Raises:
         CertificateError: OpenSSL refuses the pair (for instance an algorithm too weak).
     """
+    context = empty_context()
+    # OpenSSL reads files only. This one is in memory, so that it is the pair that was checked, and
+    # that a key from a Secret is never written to a disk.
+    memory = os.memfd_create("tls", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(memory, "wb", closefd=False) as file:
+            file.write(cert.pair.certificate.rstrip() + b"\n" + cert.pair.key)
+        context.load_cert_chain(f"/proc/self/fd/{memory}")
+    except (ssl.SSLError, OSError) as error:
+        raise CertificateError(f"{cert.source}/tls.crt: OpenSSL refuses it: {error}") from error
+    finally:
+        os.close(memory)
+    return context
+
+
+def empty_context() -> ssl.SSLContext:
+    """What `server_context` makes, before it has a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(cert.certificate, cert.key)
-    except (ssl.SSLError, OSError) as error:
-        raise CertificateError(f"{cert.certificate}: OpenSSL refuses it: {error}") from error
     return context

@@ -27,6 +27,8 @@ class Connection:
 
     cluster: Cluster
     events: EventSink
+    api: ApiServer | None = None
+    """The API server, where there is one."""
     checks: Mapping[str, Check] = field(default_factory=dict)
     background: Mapping[str, Work] = field(default_factory=dict)
 
@@ -62,6 +64,7 @@ def online(kubeconfig: Path | None, registry: CollectorRegistry) -> Connection:
     return Connection(
         cluster=KubeCluster(api, namespaces, metrics),
         events=events,
+        api=api,
         checks={"namespaces": namespaces.problem},
         background={"namespaces": namespaces.run, "events": events.run},
     )

@@ -1,14 +1,17 @@
-"""The certificate in use: new connections get a new pair as soon as the folder holds one."""
+"""The certificate in use: new connections get a new pair as soon as there is one."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
-from injector.certs import ServingCert, load, server_context, validity_problem
+from injector.certs import ServingCert, empty_context, server_context, validity_problem
+
+
+def utc_now() -> datetime:
+    """The time, aware of its zone."""
+    return datetime.now(UTC)
 
 
 class LiveCertificate:
@@ -18,54 +21,51 @@ class LiveCertificate:
     stands without any key where that fails half-way. Connections that are open stay as they are.
     """
 
-    def __init__(self, folder: Path, cert: ServingCert) -> None:
-        """Begin with a pair that was loaded from ``folder``.
-
-        Raises:
-            CertificateError: OpenSSL refuses it.
-        """
-        self._folder = folder
-        self._current = cert
-        self._digest = _digest(folder)
-        self._fresh = server_context(cert)
-        self.context = server_context(cert)
+    def __init__(
+        self,
+        on_change: Callable[[ServingCert], None] = lambda _: None,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """There is no certificate yet, and every handshake fails; ``on_change`` hears of each."""
+        self.waiting = "no certificate has been looked for yet"
+        """Why there is none yet, for those who ask for the replica's readiness."""
+        self._on_change = on_change
+        self._clock = clock
+        self._current: ServingCert | None = None
+        self._fresh: ssl.SSLContext | None = None
+        self.context = empty_context()
         """What the server is given, once."""
         self.context.sni_callback = self._choose
 
     @property
-    def current(self) -> ServingCert:
-        """The pair in use."""
+    def current(self) -> ServingCert | None:
+        """The pair in use; None before the first."""
         return self._current
 
     def problem(self) -> str | None:
-        """What is wrong with the pair in use now; it may have expired meanwhile."""
-        return validity_problem(self._current, datetime.now(UTC))
+        """Why no client would accept a connection now; None where one would."""
+        if self._current is None:
+            return self.waiting
+        return validity_problem(self._current, self._clock())
 
-    def reload(self) -> bool:
-        """Take up what the folder holds now; True where it is another pair.
+    def use(self, cert: ServingCert) -> bool:
+        """Show this pair from now on; False where it is the one in use already.
 
         Raises:
-            CertificateError: it is not usable; the pair so far stays in use.
+            CertificateError: OpenSSL refuses it; the pair so far stays in use.
         """
-        # Read first: what changes while the rest goes on differs from it at the next look.
-        digest = _digest(self._folder)
-        cert = load(self._folder, datetime.now(UTC))
-        if digest == self._digest:
+        if self._current is not None and cert.pair == self._current.pair:
             return False
         self._fresh = server_context(cert)
-        self._current, self._digest = cert, digest
+        self._current = cert
+        self._on_change(cert)
         return True
 
     def _choose(
         self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _first: ssl.SSLContext
-    ) -> None:
+    ) -> int | None:
         # OpenSSL asks at each handshake, whether or not the client sent a name.
+        if self._fresh is None:
+            return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
         connection.context = self._fresh
-
-
-def _digest(folder: Path) -> bytes:
-    digest = hashlib.sha256()
-    for name in ("tls.crt", "tls.key"):
-        with contextlib.suppress(OSError):  # `load` says what cannot be read.
-            digest.update((folder / name).read_bytes())
-    return digest.digest()
+        return None

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-
-import structlog
 
 from injector import logs
 from injector._version import __version__
 from injector.annotations.redirect import WEBHOOK
+from injector.authority import Policy
 from injector.background import Work
-from injector.certs import CertificateError, ServingCert, ensure
+from injector.cert_folder import CertFolder
+from injector.cert_keeper import Kept, parse_kept
+from injector.cert_replica import identity, work_of_replica
+from injector.certs import CertificateError
 from injector.connection import Connection, offline, online
 from injector.core import mutate
 from injector.diff import diff
@@ -30,12 +33,15 @@ from injector.settings import ProfileName, Settings, SettingsError
 from injector.tls import LiveCertificate
 from injector.webhook import Injector, create_app, create_metrics_app
 from kubeapi.config import KubeconfigError
+from kubeapi.objects import RefError
 from meshgraft._errors import CommandError
 
 _SERVICE = "meshgraft-injector"
 _NAMESPACE = "meshgraft"
-_KNOWN_ERRORS = (AddressError, FileError, SettingsError, CertificateError, KubeconfigError)
-_log = structlog.get_logger()
+_KNOWN_ERRORS = (
+    *(AddressError, FileError, SettingsError, CertificateError, KubeconfigError),
+    RefError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +52,10 @@ class _Flags:
     values: Path | None
     kubeconfig: Path | None
     offline_objects: Path | None
-    cert_dir: Path
+    certificate: Path | Kept
+    """The folder of a certificate, or the Secret in which the replicas keep their own."""
+    service: str
+    """NAME.NAMESPACE, under which the API server calls."""
     listen: Address
     metrics_listen: Address
     shutdown_delay: float
@@ -57,6 +66,11 @@ def webhook(
     profile: ProfileName | None = None,
     values: Path | None = None,
     cert_dir: Path | None = None,
+    cert_secret: str | None = None,
+    webhook_config: str | None = None,
+    cert_lease: str | None = None,
+    service_name: str = _SERVICE,
+    service_namespace: str | None = None,
     listen: str = "0.0.0.0:8443",
     metrics_listen: str = "0.0.0.0:9995",
     kubeconfig: Path | None = None,
@@ -76,8 +90,21 @@ def webhook(
         change is taken up at once; a bad one is logged, and the settings so far stay in force.
     cert_dir
         Folder with tls.crt and tls.key. Where it holds neither, a CA and a certificate are issued
-        into it (ca.crt is for the webhook configuration's caBundle). Default: a folder of its own,
+        into it (ca.crt is for the webhook configuration's caBundle) and renewed; a folder that
+        cannot be written to, as a mounted Secret, is waited for. Default: a folder of its own,
         removed at the end. A new pair is taken up at once, for new connections.
+    cert_secret
+        NAMESPACE/NAME of the Secret in which the replicas keep a CA and a certificate of their own,
+        instead of --cert-dir. They renew both in time, and write the caBundle.
+    webhook_config
+        Name of the MutatingWebhookConfiguration whose caBundle they write. Goes with --cert-secret.
+    cert_lease
+        NAMESPACE/NAME of the Lease by which one of several replicas looks after the Secret. Without
+        it there should be one replica.
+    service_name
+        The Service through which the API server calls: issued certificates are for it.
+    service_namespace
+        Its namespace. Default: the pod's (POD_NAMESPACE), or else meshgraft.
     listen
         HOST:PORT of the webhook (TLS 1.3). Port 0 takes a free one; the log line "serving" has it.
     metrics_listen
@@ -102,7 +129,10 @@ def webhook(
                 values=values,
                 kubeconfig=kubeconfig,
                 offline_objects=offline_objects,
-                cert_dir=cert_dir or _own_folder(stack),
+                certificate=_kept(cert_dir, cert_secret, webhook_config, cert_lease)
+                or cert_dir
+                or _own_folder(stack),
+                service=f"{service_name}.{service_namespace or _own_namespace()}",
                 listen=parse_address(listen),
                 metrics_listen=parse_address(metrics_listen),
                 shutdown_delay=shutdown_delay,
@@ -120,42 +150,75 @@ def _connection(flags: _Flags, metrics: Metrics) -> Connection:
     return offline(flags.offline_objects)
 
 
+def _kept(
+    cert_dir: Path | None, secret: str | None, configuration: str | None, lease: str | None
+) -> Kept | None:
+    """What the replicas are to keep themselves; None where the certificate is in a folder."""
+    if secret is None:
+        if configuration is not None or lease is not None:
+            raise CommandError("--webhook-config and --cert-lease go with --cert-secret")
+        return None
+    if cert_dir is not None:
+        raise CommandError("--cert-dir and --cert-secret exclude each other")
+    if configuration is None:
+        raise CommandError("--cert-secret needs --webhook-config: whose caBundle is to be written?")
+    return parse_kept(secret, configuration, lease)
+
+
+def _own_namespace() -> str:
+    return os.environ.get("POD_NAMESPACE") or _NAMESPACE
+
+
 def _own_folder(stack: ExitStack) -> Path:
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meshgraft-webhook-")))
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="meshgraft-webhook-")
+    except OSError as error:
+        raise CommandError(
+            f"no folder for a certificate can be made ({error}): name one with --cert-dir"
+        ) from error
+    return Path(stack.enter_context(folder))
 
 
-def _sans(host: str, cluster_domain: str) -> list[str]:
-    """The names under which the webhook is reached: its Service's; this machine's for trials."""
-    service = f"{_SERVICE}.{_NAMESPACE}.svc"
-    names = [service, f"{service}.{cluster_domain}", "localhost", "127.0.0.1", "::1"]
+def _sans(service: str, cluster_domain: str) -> tuple[str, ...]:
+    """The names under which the webhook is reached in a cluster."""
+    return (f"{service}.svc", f"{service}.svc.{cluster_domain}")
+
+
+def _trial_sans(flags: _Flags) -> list[str]:
+    """The Service's names, and this machine's for trials."""
+    service = _sans(flags.service, flags.settings.current.cluster_domain)
+    names = [*service, "localhost", "127.0.0.1", "::1"]
+    host = flags.listen.host
     return names if host in (*names, "0.0.0.0", "::") else [*names, host]
 
 
-def _certificate(flags: _Flags, now: datetime) -> ServingCert:
-    domain = flags.settings.current.cluster_domain
-    cert = ensure(flags.cert_dir, _sans(flags.listen.host, domain), now)
-    if cert.issued:
-        _log.info("certificate issued", folder=str(flags.cert_dir), notAfter=cert.not_after)
-    return cert
+def _certificates(
+    flags: _Flags, connection: Connection, live: LiveCertificate, metrics: Metrics
+) -> tuple[list[Reloadable], Mapping[str, Work]]:
+    """Where the certificate comes from: files to reload, or work to go on beside."""
+    if isinstance(flags.certificate, Path):
+        folder = CertFolder(flags.certificate, _trial_sans(flags), live)
+        folder.start()
+        return [Reloadable("certificate", flags.certificate, folder.reload)], {}
+    if connection.api is None:
+        raise CommandError("--cert-secret needs an API server, not --offline-objects")
+    policy = Policy(sans=_sans(flags.service, flags.settings.current.cluster_domain))
+    return [], work_of_replica(
+        connection.api, flags.certificate, policy, live, metrics, name=identity()
+    )
 
 
-def _reloading(flags: _Flags, certificate: LiveCertificate, metrics: Metrics) -> Work:
-    def reload_certificate() -> bool:
-        changed = certificate.reload()
-        metrics.certificate_expires(certificate.current.not_after)
-        return changed
-
-    items = [Reloadable("certificate", flags.cert_dir, reload_certificate)]
+def _reloading(flags: _Flags, items: list[Reloadable], metrics: Metrics) -> Mapping[str, Work]:
     if flags.values is not None:
-        items.append(Reloadable("settings", flags.values.parent, flags.settings.reload))
-    return partial(keep_fresh, items, metrics)
+        items = [*items, Reloadable("settings", flags.values.parent, flags.settings.reload)]
+    return {"reload": partial(keep_fresh, items, metrics)} if items else {}
 
 
 def _assemble(flags: _Flags) -> Process:
     metrics = Metrics(__version__)
     connection = _connection(flags, metrics)
-    certificate = LiveCertificate(flags.cert_dir, _certificate(flags, datetime.now(UTC)))
-    metrics.certificate_expires(certificate.current.not_after)
+    certificate = LiveCertificate(lambda cert: metrics.certificate_expires(cert.not_after))
+    files, certificates = _certificates(flags, connection, certificate, metrics)
     health = Health({"certificate": certificate.problem, **connection.checks})
     injector = Injector(
         settings=flags.settings,
@@ -177,6 +240,7 @@ def _assemble(flags: _Flags) -> Process:
         drain_seconds=flags.shutdown_delay,
         background={
             **connection.background,
-            "reload": _reloading(flags, certificate, metrics),
+            **certificates,
+            **_reloading(flags, files, metrics),
         },
     )

@@ -23,10 +23,11 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from injector.certs import (
+    BACKDATED,
     CA_LIFETIME,
     LEAF_LIFETIME,
     CertificateError,
-    ensure,
+    is_issued_by,
     issue_authority,
     issue_serving,
     load,
@@ -43,7 +44,8 @@ SANS = ["meshgraft-injector.meshgraft.svc", "localhost", "127.0.0.1", "::1"]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with a freshly issued pair."""
-    ensure(tmp_path / "certs", SANS, NOW)
+    authority = issue_authority(NOW)
+    write_pair(tmp_path / "certs", authority, issue_serving(authority, SANS, NOW))
     return tmp_path / "certs"
 
 
@@ -105,14 +107,24 @@ def test_a_name_longer_than_a_common_name_may_be_is_no_problem() -> None:
     verify(authority.certificate, leaf, name, NOW)
 
 
-def test_an_empty_folder_is_filled_once(tmp_path: Path) -> None:
-    first = ensure(tmp_path / "new" / "certs", SANS, NOW)
-    content = first.certificate.read_bytes()
-    second = ensure(tmp_path / "new" / "certs", SANS, NOW)
-    assert (first.issued, second.issued) == (True, False)
-    assert second.certificate.read_bytes() == content
-    assert second.not_after == NOW + LEAF_LIFETIME
-    assert second.ca == tmp_path / "new" / "certs" / "ca.crt"
+def test_no_certificate_outlives_its_authority() -> None:
+    authority = issue_authority(NOW, timedelta(days=5))
+    leaf = x509.load_pem_x509_certificate(issue_serving(authority, SANS, NOW).certificate)
+    assert leaf.not_valid_after_utc == NOW + timedelta(days=5)
+
+
+def test_a_client_whose_clock_is_behind_accepts_it_at_once() -> None:
+    authority = issue_authority(NOW)
+    leaf = x509.load_pem_x509_certificate(issue_serving(authority, SANS, NOW).certificate)
+    verify(authority.certificate, leaf, SANS[0], NOW - BACKDATED)
+
+
+def test_who_signed_a_certificate_is_known_by_the_signature() -> None:
+    ours, other = issue_authority(NOW), issue_authority(NOW)
+    leaf = x509.load_pem_x509_certificate(issue_serving(ours, SANS, NOW).certificate)
+    assert is_issued_by(leaf, ours.certificate)
+    assert not is_issued_by(leaf, other.certificate)
+    assert not is_issued_by(ours.certificate, leaf)
 
 
 def test_only_the_owner_may_read_the_key_and_nothing_else_is_left_behind(folder: Path) -> None:
@@ -128,11 +140,8 @@ def test_a_mounted_secret_is_read_through_its_data_link(folder: Path, tmp_path: 
         (generation / name).write_bytes((folder / name).read_bytes())
         (secret / name).symlink_to(f"..data/{name}")
     (secret / "..data").symlink_to(generation.name)
-    cert = ensure(secret, SANS, NOW)
-    assert not cert.issued
     # Resolved, so that certificate and key stay of one generation if the link moves on.
-    assert cert.certificate == generation / "tls.crt"
-    assert cert.ca is None
+    assert load(secret, NOW).source == str(generation)
 
 
 def _other_pair(folder: Path) -> None:
@@ -162,7 +171,7 @@ def test_an_error_says_what_is_wrong_with_which_file(
 ) -> None:
     spoil(folder)
     with pytest.raises(CertificateError) as problem:
-        ensure(folder, SANS, NOW)
+        load(folder, NOW)
     assert str(problem.value).startswith(str(folder / file))
     assert sentence in str(problem.value)
 
@@ -176,8 +185,9 @@ def test_an_expired_certificate_is_refused_with_the_way_out(folder: Path) -> Non
 
 def test_a_folder_that_cannot_be_made_is_an_error_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    authority = issue_authority(NOW)
     with pytest.raises(FileError, match="file/certs: cannot be made"):
-        ensure(tmp_path / "file" / "certs", SANS, NOW)
+        write_pair(tmp_path / "file" / "certs", authority, issue_serving(authority, SANS, NOW))
 
 
 def test_a_write_that_fails_leaves_what_was_there(

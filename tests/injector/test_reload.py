@@ -17,17 +17,10 @@ from cryptography import x509
 from structlog.testing import capture_logs
 from watchfiles._rust_notify import WatchfilesRustInternalError
 
-from injector import reload, tls
+from injector import reload
 from injector.background import keep_running
-from injector.certs import (
-    CertificateError,
-    KeyPair,
-    ServingCert,
-    issue_authority,
-    issue_serving,
-    load,
-    write_pair,
-)
+from injector.cert_folder import CertFolder
+from injector.certs import KeyPair, issue_authority, issue_serving
 from injector.metrics import Metrics, Reloaded
 from injector.reload import Reloadable, keep_fresh
 from injector.settings import Settings, SettingsError
@@ -293,8 +286,10 @@ class Served:
 async def served(folder: Path) -> AsyncIterator[Served]:
     mount = Mount(folder / "tls")
     mount.put(**pair())
-    certificate = LiveCertificate(mount.folder, load(mount.folder, datetime.now(UTC)))
-    watch = Watch([Reloadable("certificate", mount.folder, certificate.reload)])
+    certificate = LiveCertificate()
+    source = CertFolder(mount.folder, NAMES, certificate)
+    source.start()
+    watch = Watch([Reloadable("certificate", mount.folder, source.reload)])
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
@@ -362,39 +357,3 @@ def test_no_handshake_fails_while_pairs_are_swapped_and_open_connections_stay(
             assert len(seen) >= 5
 
     asyncio.run(test())
-
-
-def test_a_certificate_that_openssl_refuses_is_refused_before_it_is_used(tmp_path: Path) -> None:
-    """A folder that is not swapped as a whole may hold anything between two reads."""
-    write_pair(tmp_path, AUTHORITY, issue_serving(AUTHORITY, NAMES, datetime.now(UTC)))
-    live = LiveCertificate(tmp_path, load(tmp_path, datetime.now(UTC)))
-    before = live.current
-    (tmp_path / "tls.key").unlink()
-    with pytest.raises(CertificateError, match=r"tls\.key: cannot be read"):
-        live.reload()
-    assert live.current == before
-
-
-def test_a_pair_that_changes_while_it_is_read_is_taken_up_whole_at_the_next_look(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else the old pair's expiry would one day make a replica unready that shows a good one."""
-    now = datetime.now(UTC)
-
-    def put(issued: datetime) -> None:
-        write_pair(tmp_path, AUTHORITY, issue_serving(AUTHORITY, NAMES, issued))
-
-    put(now - timedelta(days=2))
-    live = LiveCertificate(tmp_path, load(tmp_path, now))
-    put(now - timedelta(days=1))
-
-    def load_while_it_changes(folder: Path, at: datetime) -> ServingCert:
-        found = load(folder, at)
-        put(now)
-        monkeypatch.undo()
-        return found
-
-    monkeypatch.setattr(tls, "load", load_while_it_changes)
-    live.reload()
-    live.reload()
-    assert live.current == load(tmp_path, now)

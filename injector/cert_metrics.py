@@ -1,0 +1,56 @@
+"""Metrics about the injector's own CA: does somebody look after it, and does that succeed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+Written = Literal["ca", "certificate", "ca_bundle"]
+
+
+class CertMetrics:
+    """What is counted where the injector issues for itself; on the process's registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register the metrics."""
+        self._ca_expiry = Gauge(
+            "proxy_inject_ca_expiry_timestamp_seconds",
+            "When the CA that signs the serving certificate expires, as Unix time.",
+            registry=registry,
+        )
+        self._writes = Counter(
+            "proxy_inject_certificate_writes",
+            "CAs and serving certificates issued, and times the caBundles were written, here.",
+            ("what",),
+            registry=registry,
+        )
+        for what in ("ca", "certificate", "ca_bundle"):
+            self._writes.labels(what)
+        self._holder = Gauge(
+            "proxy_inject_certificate_lease_held",
+            "1 on the replica that looks after certificates.",
+            registry=registry,
+        )
+        self._failing = Gauge(
+            "proxy_inject_certificate_failing",
+            "1 while this replica cannot read or renew the certificates; its log says why.",
+            registry=registry,
+        )
+
+    def ca_expires(self, at: datetime) -> None:
+        """Tell when the CA expires."""
+        self._ca_expiry.set(at.timestamp())
+
+    def wrote(self, what: Written) -> None:
+        """Something was written."""
+        self._writes.labels(what).inc()
+
+    def holds(self, held: bool) -> None:
+        """Whether this replica holds the Lease."""
+        self._holder.set(held)
+
+    def failing(self, failing: bool) -> None:
+        """Whether the last look or write failed."""
+        self._failing.set(failing)

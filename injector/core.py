@@ -24,6 +24,7 @@ from injector.model import (
     Profile,
     SkipReason,
 )
+from injector.opt_in import namespace_as_asked, pod_as_asked
 from injector.pods import annotations_of, containers
 from injector.ports import default_opaque_ports, resolve_opaque_ports
 from injector.reinvocation import LISTS, rejoin
@@ -169,7 +170,10 @@ def _inject(
     origin: Origin,
     decision: Decision,
 ) -> Outcome:
-    obj = _without_marks(obj)
+    obj, namespace = (
+        _without_marks(pod_as_asked(obj, values)),
+        namespace_as_asked(namespace, values),
+    )
     # For the command a namespace's annotations do not count: the webhook is to read them later.
     at_namespace = {} if origin.by_command else namespace.annotations
     resolved = resolve(values, at_namespace, annotations_of(obj))

@@ -11,6 +11,7 @@ from typing import Literal
 
 from injector.annotations import INJECT
 from injector.model import Namespace, Object, Origin, SkipReason
+from injector.opt_in import namespace_as_asked, pod_as_asked
 from injector.pods import annotations_of, containers, service_account_mount
 from injector.values import Values
 
@@ -57,7 +58,9 @@ def decide(obj: Object, namespace: Namespace, values: Values, origin: Origin) ->
         return Decision((SkipReason.UNSUPPORTED_RESOURCE,))
     if MIRROR_ANNOTATION in annotations_of(obj):
         return Decision((SkipReason.MIRROR_POD,))
-    by_annotation, annotation_at = _by_annotation(obj, namespace, origin)
+    by_annotation, annotation_at = _by_annotation(
+        pod_as_asked(obj, values), namespace_as_asked(namespace, values), origin
+    )
     reasons = (*_by_spec(obj), by_annotation, _by_token(obj, values, origin))
     return Decision(tuple(reason for reason in reasons if reason), annotation_at)
 

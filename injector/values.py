@@ -26,9 +26,26 @@ class _Values(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Image(_Values, frozen=True):
+    """Linkerd's proxy's; those of others are kinds of their own, so that settings which name
+    only a version leave the name as it is."""
+
     name: str = "cr.l5d.io/linkerd/proxy"
     version: str = ""
     pull_policy: str = ""
+
+
+class DebugImage(Image, frozen=True):
+    name: str = "cr.l5d.io/linkerd/debug"
+
+
+class EnvoyImage(Image, frozen=True):
+    name: str = "envoyproxy/envoy"
+    version: str = "v1.40.0"
+
+
+class MeshgraftImage(Image, frozen=True):
+    name: str = "meshgraft/meshgraft"
+    version: str = __version__
 
 
 class Ports(_Values, frozen=True):
@@ -54,6 +71,14 @@ class Probe(_Values, frozen=True):
     timeout_seconds: Count = 1
     period_seconds: Count = 1
     failure_threshold: Count = 120
+
+
+class LivenessProbe(Probe, frozen=True):
+    initial_delay_seconds: Count = 10
+
+
+class ReadinessProbe(Probe, frozen=True):
+    initial_delay_seconds: Count = 2
 
 
 class Streams(_Values, frozen=True):
@@ -147,8 +172,8 @@ class Proxy(_Values, frozen=True):
     additional_env: list[dict[str, Any]] = []
     experimental_env: list[dict[str, Any]] = []
     security_context: dict[str, Any] = {}
-    liveness_probe: Probe = Probe(initial_delay_seconds=10)
-    readiness_probe: Probe = Probe(initial_delay_seconds=2)
+    liveness_probe: LivenessProbe = LivenessProbe()
+    readiness_probe: ReadinessProbe = ReadinessProbe()
     startup_probe: Probe = Probe()
 
 
@@ -189,7 +214,7 @@ class NetworkValidator(_Values, frozen=True):
 
 
 class DebugContainer(_Values, frozen=True):
-    image: Image = Image(name="cr.l5d.io/linkerd/debug")
+    image: DebugImage = DebugImage()
 
 
 class Identity(_Values, frozen=True):
@@ -199,7 +224,7 @@ class Identity(_Values, frozen=True):
 class EnvoyValues(_Values, frozen=True):
     """``meshgraft.envoy``: the proxy of profile ``envoy``."""
 
-    image: Image = Image(name="envoyproxy/envoy", version="v1.40.0")
+    image: EnvoyImage = EnvoyImage()
     trace_sampling: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
     """Percent of the requests that begin a trace where the client began none; 0 takes part in
     traces that others began, as Linkerd's proxy does."""
@@ -219,10 +244,13 @@ class MeshgraftValues(_Values, frozen=True):
     """``meshgraft``: what Linkerd's values have no place for."""
 
     profile: Literal["envoy", "linkerd", "node"] = "envoy"
-    image: Image = Image(name="meshgraft/meshgraft", version=__version__)
+    image: MeshgraftImage = MeshgraftImage()
     envoy: EnvoyValues = EnvoyValues()
     node: NodeValues = NodeValues()
     skip_outbound_subnets: str = ""
+    opt_in: Literal["annotation", "label"] = "annotation"
+    """``label``: a label ``linkerd.io/inject`` asks for the proxy too, so that the webhook's
+    selectors can leave everybody else alone."""
 
 
 class Values(_Values, frozen=True):

@@ -39,6 +39,27 @@ def test_values_come_from_helm_files_and_from_linkerds_config_map(
     assert (values.cluster_domain, values.proxy.ports.admin) == ("example.org", 4999)
 
 
+@pytest.mark.parametrize(
+    ("text", "kept", "expected"),
+    [
+        ("{debugContainer: {image: {version: x}}}", "debug_container", "cr.l5d.io/linkerd/debug"),
+        ("{meshgraft: {image: {version: x}}}", "meshgraft", "meshgraft/meshgraft"),
+    ],
+)
+def test_an_image_of_which_only_the_version_is_given_keeps_its_name(
+    tmp_path: Path, text: str, kept: str, expected: str
+) -> None:
+    (tmp_path / "values.yaml").write_text(text)
+    image = getattr(load_values(tmp_path / "values.yaml"), kept).image
+    assert (image.name, image.version) == (expected, "x")
+
+
+def test_a_probe_of_which_one_time_is_given_keeps_its_others(tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text("{proxy: {livenessProbe: {periodSeconds: 5}}}")
+    probe = load_values(tmp_path / "values.yaml").proxy.liveness_probe
+    assert (probe.initial_delay_seconds, probe.period_seconds) == (10, 5)
+
+
 def test_an_empty_file_and_no_file_give_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "values.yaml"
     path.write_text("# nothing yet\n")

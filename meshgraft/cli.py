@@ -21,10 +21,16 @@ app = App(
 _COMMANDS = {
     "inject": "Put the proxy into manifests, or the annotations that ask the webhook for it.",
     "uninject": "Take away from manifests everything that inject added.",
+    "install": "Print the manifests of the injector, for kubectl apply -f -.",
+    "install-cni": "Print the manifests of the CNI plugin, for kubectl apply -f -.",
+    "uninstall": "Print what an installation made, for kubectl delete -f -.",
     "webhook": "Run the admission webhook that injects the proxy.",
     "cni-agent": "Run the node's agent, which sets pods' traffic rules for the CNI plugin.",
     "proxy-init": "Set the traffic rules of the pod that this runs in, as an init container.",
     "network-validator": "Check, as an init container, that the pod's traffic rules work.",
+    "check": "Check an installation, or with --pre whether one can be made.",
+    "audit": "Find pods that are not meshed as they should be, and say why.",
+    "completion": "Print the completion script of bash, zsh or fish.",
     "demo": "Show both halves at work on this machine's own kernel, without a cluster.",
     "version": "Print the version.",
 }

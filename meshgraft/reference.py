@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 from injector.annotations import ANNOTATIONS, Annotation
 from injector.profiles import PROFILES
+from meshgraft.checks.catalog import CATEGORIES
+from meshgraft.checks.model import DOCS, Category, Check
+from meshgraft.cli import app
 
 ANNOTATIONS_PAGE = Path("docs/reference/annotations.md")
+CHECKS_PAGE = Path(DOCS)
+COMMANDS_PAGE = Path("docs/reference/commands.md")
 
-_HEAD = """\
+_ANNOTATIONS_HEAD = """\
 # Annotations
 
 Made from `injector/annotations/table.py` by `python -m meshgraft.reference`; do not edit.
@@ -24,10 +31,46 @@ next good one below it holds; so is a key that means nothing to the profile. Pro
 |---|---|---|---|
 """
 
+_CHECKS_HEAD = """\
+# Checks
+
+Made from `meshgraft/checks/` by `python -m meshgraft.reference`; do not edit.
+
+`meshgraft check` asks the cluster these questions, in this order. Each has an id, which stays the
+same and is Linkerd's where the question is; the hint of a failed check leads to its heading here.
+
+```console
+$ meshgraft check                               # what is installed
+$ meshgraft check --pre                         # whether it can be installed
+$ meshgraft check --pre --linkerd-cni-enabled   # the same, once the CNI plugin is there
+$ meshgraft check --proxy -n shop               # and the meshed pods of a namespace
+$ meshgraft check -o json --wait 0s             # for scripts, in Linkerd's shape, without waiting
+```
+
+`√` is well, `‼` a warning, `×` a failure. The exit code is 1 where something failed, and 0 with
+warnings only. What may become well by itself is looked at again for `--wait` (5 minutes). What you
+are not allowed to look at is a failure that names the right that is missing, and never called
+absent. What does not apply, or is told of by another check already, is left out.
+
+Each object is read once, all at the same time, and of a Secret only `meshgraft-injector-tls`.
+
+"""
+
+_COMMANDS_HEAD = """\
+# Commands
+
+Made from the command line's own code by `python -m meshgraft.reference`; do not edit. The same is
+in `meshgraft COMMAND --help`.
+
+Exit codes: 0 for success, 1 for an error, which is a sentence on stderr. `network-validator` ends
+with 95 where traffic is not redirected, as Linkerd's does.
+
+"""
+
 
 def annotations_page() -> str:
     """The page of all annotations, as Markdown."""
-    return _HEAD + "".join(map(_row, ANNOTATIONS))
+    return _ANNOTATIONS_HEAD + "".join(map(_row, ANNOTATIONS))
 
 
 def _row(annotation: Annotation) -> str:
@@ -42,9 +85,55 @@ def _row(annotation: Annotation) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
+def commands_page() -> str:
+    """The page of all commands and their flags, as Markdown, in the order of their names."""
+    names = sorted(name for name in app if not name.startswith("-"))
+    return _COMMANDS_HEAD + "\n".join(map(_command, names))
+
+
+def _command(name: str) -> str:
+    text = app[name].generate_docs(usage_name=f"meshgraft {name}", heading_level=2)
+    # A docstring's line breaks mean nothing, and those of a list would break it.
+    return re.sub(r"\n +(?=\S)", " ", text).rstrip() + "\n"
+
+
+def checks_page() -> str:
+    """The page of all checks, as Markdown, with a heading for each that hints lead to."""
+    return _CHECKS_HEAD + "\n".join(map(_category, CATEGORIES))
+
+
+def _category(category: Category) -> str:
+    return f"## {category.name}\n\n" + "\n".join(map(_check, category.checks))
+
+
+def _check(check: Check) -> str:
+    kinds = {"warning": check.warning, "ends the check": check.fatal, "waited for": check.retriable}
+    marks = ", ".join(kind for kind, holds in kinds.items() if holds)
+    lines = [
+        f"### {check.id}",
+        "",
+        f"*{check.text}*{f' ({marks})' if marks else ''}",
+        "",
+        f"If not: {check.why}",
+        "",
+        f"What to do: {check.fix}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+PAGES: dict[Path, Callable[[], str]] = {
+    ANNOTATIONS_PAGE: annotations_page,
+    CHECKS_PAGE: checks_page,
+    COMMANDS_PAGE: commands_page,
+}
+"""Every page that is made from the code, and what makes it."""
+
+
 def main() -> None:
     """Write the pages, from the root of a clone."""
-    ANNOTATIONS_PAGE.write_text(annotations_page())
+    for path, make in PAGES.items():
+        path.write_text(make())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+"""The names of what is installed in a cluster, and the settings in force there."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import msgspec
+
+from injector._version import __version__
+from injector.files import FileError, parse_documents
+from injector.model import BuildInput, Namespace, Object, Origin, Owner
+from injector.profiles import PROFILES, get_profile
+from injector.settings import ProfileName, SettingsError
+from injector.values import BadValues, Values, decode_values
+
+NAMESPACE = "meshgraft"
+INJECTOR = "meshgraft-injector"
+"""Deployment, Service, ServiceAccount, ClusterRole and ClusterRoleBinding of the webhook."""
+WEBHOOK_CONFIG = "meshgraft-injector-webhook-config"
+CONFIG_MAP = "meshgraft-injector-config"
+TLS_SECRET = "meshgraft-injector-tls"  # noqa: S105, this is its name
+CNI_NAMESPACE = "linkerd-cni"
+CNI = "linkerd-cni"
+"""ServiceAccount, ClusterRole, ClusterRoleBinding and DaemonSet of the CNI plugin."""
+CNI_CONFIG_MAP = "linkerd-cni-config"
+
+
+def settings_in(config_map: Object, source: str) -> Values:
+    """The settings of the injector's ConfigMap: its keys ``values`` and ``profile``.
+
+    Raises:
+        SettingsError: not readable, a key of the wrong type, or nothing a pod could be given.
+    """
+    data = config_map.get("data") or {}
+    try:
+        documents = parse_documents(data.get("values") or "", f'{source}: data key "values"')
+        values = decode_values(documents[0] if documents else None)
+        values = with_profile(values, (data.get("profile") or "").strip(), source)
+        rehearse(values)
+    except FileError as error:
+        raise SettingsError(str(error)) from error
+    except BadValues as error:
+        raise SettingsError(f"{source}: {error}") from error
+    return values
+
+
+def with_profile(values: Values, profile: str, source: str) -> Values:
+    """The settings with a profile laid over them; an empty one changes nothing.
+
+    Raises:
+        SettingsError: there is no such profile.
+    """
+    if not profile:
+        return values
+    if profile not in PROFILES:
+        known = ", ".join(sorted(PROFILES))
+        raise SettingsError(f'{source}: profile "{profile}": expected one of {known}')
+    ours = msgspec.structs.replace(values.meshgraft, profile=cast(ProfileName, profile))
+    return msgspec.structs.replace(values, meshgraft=ours)
+
+
+def rehearse(values: Values) -> None:
+    """Finds settings with which no pod could be injected.
+
+    Raises:
+        BadValues: a time or mode that the profile cannot use.
+    """
+    nobody = BuildInput(
+        pod={"kind": "Pod", "metadata": {}, "spec": {"containers": []}},
+        settings=values,
+        values=values,
+        namespace=Namespace("default"),
+        owner=Owner("pod", "rehearsal"),
+        origin=Origin(created_by="", additions=True),
+    )
+    get_profile(values.meshgraft.profile).build(nobody)
+
+
+def version_of(deployment: Object) -> str:
+    """The injector's version: its image's tag; empty where that says none."""
+    spec = ((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}
+    images = [container.get("image") or "" for container in spec.get("containers") or ()]
+    name = images[0].partition("@")[0].rpartition("/")[2] if images else ""
+    return name.partition(":")[2]
+
+
+def version_skew(deployment: Object) -> str | None:
+    """What to say where the injector and this command are of different versions."""
+    installed = version_of(deployment)
+    if installed in ("", __version__):
+        return None
+    return f"the injector is version {installed}, and this command {__version__}"

@@ -6,7 +6,6 @@ image is the settings' own. The cluster must not have Meshgraft yet.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import threading
@@ -98,9 +97,9 @@ def mesh(before: set[tuple[str, str]]) -> Iterator[None]:
 
 
 def uninstall() -> None:
-    # What is gone already was removed by a test.
-    with contextlib.suppress(KubectlError):
-        kubectl("delete", "--ignore-not-found", "-f", "-", given=meshgraft("uninstall"))
+    for flags in ([], ["--cni"]):
+        objects = meshgraft("uninstall", *flags)
+        kubectl("delete", "--ignore-not-found", "-f", "-", given=objects)
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +240,7 @@ class TestAdmission:
         assert problems == []
         assert len(outcomes) > 20
         assert all(outcomes)
+        install()  # pods in the mesh would have other resources under --ha, and the audit say so
 
 
 class TestAgentAway:
@@ -297,15 +297,14 @@ class TestQuestions:
         assert told["success"] is True
 
     def test_audit_finds_nothing_wrong_and_explains_a_pod(self, pods: dict[str, Pod]) -> None:
-        told = meshgraft("audit", "-n", MESHED)
-        assert MESHED not in told or "no findings" in told.lower() or "√" in told
+        meshgraft("audit", "-n", MESHED)  # ends with 1 where it finds anything
         meshed = pods[f"{MESHED}/client"]
         assert "linkerd.io/inject" in meshgraft("audit", "-n", MESHED, f"pod/{meshed.name}")
 
 
 def test_uninstall_leaves_nothing(mesh: None, before: set[tuple[str, str]]) -> None:
     kubectl("delete", "namespace", MESHED, PLAIN, LABELLED)
-    kubectl("delete", "-f", "-", given=meshgraft("uninstall"))
+    uninstall()
 
     def same() -> bool | None:
         return True if cluster_objects() <= before else None

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from pyroute2.netlink import NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST
-from pyroute2.netlink.nfnetlink import NFNL_SUBSYS_NFTABLES, nfgen_msg
-from pyroute2.netlink.nfnetlink.nftsocket import (
+from cni_plugin.nft_decode import TableState, messages, table_state
+from cni_plugin.pyroute2_parts import (
+    NFNL_SUBSYS_NFTABLES,
     NFPROTO_INET,
     NFPROTO_IPV4,
     NFPROTO_IPV6,
@@ -26,15 +26,19 @@ from pyroute2.netlink.nfnetlink.nftsocket import (
     NFT_MSG_NEWCHAIN,
     NFT_MSG_NEWRULE,
     NFT_MSG_NEWTABLE,
+    NLM_F_ACK,
+    NLM_F_APPEND,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REQUEST,
     Cmp,
     Meta,
     Regs,
+    nfgen_msg,
     nft_chain_msg,
     nft_rule_msg,
     nft_table_msg,
 )
-
-from cni_plugin.nft_decode import TableState, messages, table_state
 from cni_plugin.rules import (
     CHAINS,
     OUTPUT_CHAIN,

@@ -81,8 +81,7 @@ class Agent:
             AgentError: the socket cannot be made there, or there may be no more threads.
         """
         path = self._settings.socket_path
-        self._listener = _listen(path)
-        self._inode = path.stat().st_ino
+        self._listener, self._inode = _listen(path)
         try:
             for number in range(self._settings.threads):
                 self._start_thread(f"cni-{number}", self._listener)
@@ -120,6 +119,8 @@ class Agent:
             found.append(f"{dead} of {len(self._threads)} threads have ended")
         if self._inode_at_path() is None:
             found.append(f"there is no socket at {self._settings.socket_path} any more")
+        elif self.is_superseded() and _is_abandoned(self._settings.socket_path):
+            found.append(f"the later agent that took {self._settings.socket_path} over is gone")
         oldest = time.monotonic() - STUCK_SECONDS
         if sum(since < oldest for since in list(self._busy.values())) == len(self._threads):
             found.append(f"all threads are at calls that began over {STUCK_SECONDS:g} s ago")
@@ -275,8 +276,8 @@ def _is_own_netns(fd: int) -> bool:
     return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
 
 
-def _listen(path: Path) -> socket.socket:
-    """A listening socket at ``path``, for its owner only.
+def _listen(path: Path) -> tuple[socket.socket, int]:
+    """A listening socket at ``path``, for its owner only, and its inode.
 
     It takes the place of an earlier agent's by rename: on an upgrade there is no moment without
     a socket, and the earlier agent finishes what it began.
@@ -286,21 +287,36 @@ def _listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _bind(listener, path)
+        inode = _bind(listener, path)
     except OSError as error:
         listener.close()
         raise AgentError(f"cannot listen on {path}: {error.strerror or error}") from error
-    return listener
+    return listener, inode
 
 
-def _bind(listener: socket.socket, path: Path) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
+def _bind(listener: socket.socket, path: Path) -> int:
+    # Not by the process's id: in containers that is 1 for every agent.
+    temporary = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
     listener.bind(str(temporary))
     try:
         temporary.chmod(0o600)  # before listen: nobody has connected yet
         listener.listen(_BACKLOG)
+        inode = temporary.stat().st_ino
         temporary.rename(path)
     except OSError:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
         raise
+    return inode
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether the process that listened there is gone. Asked by a datagram, of which a stream
+    socket that lives says only that it is of another type: its owner sees nothing of it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False

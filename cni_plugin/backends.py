@@ -63,6 +63,7 @@ def choose(mode: Mode) -> Backend:
 
     Raises:
         UnavailableError: the kernel or the installation lacks what the chosen mode needs.
+        DataplaneError: the kernel does not tell now.
     """
     if mode == "legacy":
         return _legacy()

@@ -11,6 +11,7 @@ import threading
 from cachetools import LRUCache
 
 from cni_plugin.backends import Backend
+from cni_plugin.rules import is_allowed
 from injector.annotations.redirect import Redirect
 
 KEPT = 1024
@@ -33,7 +34,9 @@ class Expected:
         self._redirects: LRUCache[Key, Redirect] = LRUCache(KEPT)
 
     def put(self, netns_fd: int, redirect: Redirect) -> None:
-        """The namespace's rules shall be these."""
+        """The namespace's rules shall be these; more than are ever set are not kept."""
+        if not is_allowed(redirect):
+            return
         with self._lock:
             self._redirects[key_of(netns_fd)] = redirect
 

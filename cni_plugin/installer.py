@@ -190,7 +190,7 @@ class Installer:
         for conf in confs:
             if self._settings.scope == "all" or conf.name == active:
                 carries = self._put_entry(conf, report)
-                if carries and conf.name == active:
+                if carries and conf.name == active and not self._is_hidden(active):
                     report.active = carries
 
     def _put_program(self, report: Report) -> None:
@@ -223,8 +223,29 @@ class Installer:
             except ConflistError as error:
                 report.problems.append(f"{path}: {error}; left alone (runtimes may stop at it)")
             except HostFileError as error:
-                report.problems.append(str(error))
+                report.problems.append(f"{error}{self._behind_a_link(path)}")
         return confs
+
+    def _behind_a_link(self, path: Path) -> str:
+        """Where a link leads that only the node can follow; empty for what is no such link."""
+        try:
+            target = path.readlink()
+        except OSError:
+            return ""
+        prefix = self._settings.host_prefix
+        if not target.is_absolute() or prefix == Path(prefix.anchor):
+            return ""
+        return f"; it is a link to {target}, which this container does not see"
+
+    def _is_hidden(self, active: str) -> bool:
+        """Whether pods may be started with a configuration that sorts before and is not seen."""
+        earlier = [name for name in host_files.names(self._net) if name < active]
+        return any(
+            name.endswith(conflist.CONF_SUFFIXES)
+            and self._behind_a_link(self._net / name)
+            and not (self._net / name).exists()
+            for name in earlier
+        )
 
     def _tell_of_cilium(self, report: Report) -> None:
         moved = [name for name in host_files.names(self._net) if name.endswith(_CILIUM_SUFFIX)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -83,9 +84,13 @@ def unavailable() -> str | None:
 
     Opens no table: that would bring it into being in the caller's namespace.
     """
-    if Path("/proc/thread-self/net", _NAMES["ipv4"]).exists():
-        return None
-    return "the kernel has no legacy iptables, or its module ip_tables is not loaded"
+    if not Path("/proc/thread-self/net", _NAMES["ipv4"]).exists():
+        return "the kernel has no legacy iptables, or its module ip_tables is not loaded"
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW).close()  # as libiptc
+    except PermissionError:
+        return "libiptc needs CAP_NET_RAW, which the chart gives with iptablesMode=legacy"
+    return None
 
 
 def _retried(change: Callable[[], bool]) -> bool:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import socketserver
+import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from cni_plugin.metrics import Metrics
+
+MAX_CONNECTIONS = 32
 
 Check = Callable[[], Sequence[str]]
 """What is wrong now, one sentence each; nothing where all is well."""
@@ -53,6 +59,40 @@ class MetricsServer:
 
 
 class _Server(ThreadingHTTPServer):
+    """At most `MAX_CONNECTIONS` at once: any pod may connect, and each takes a descriptor and a
+    thread, which the calls of the plugin need."""
+
+    request_queue_size = 2 * MAX_CONNECTIONS
+
+    def __init__(self, *args: Any) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[socket.socket, str] = {}
+        """Connections, the oldest first, and the host at the other end."""
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve it in a thread; the host with most connections loses its oldest for it."""
+        with self._lock:
+            self._open[request] = client_address[0]
+            if len(self._open) > MAX_CONNECTIONS:
+                host, _ = Counter(self._open.values()).most_common(1)[0]
+                oldest = next(each for each, other in self._open.items() if other == host)
+                del self._open[oldest]
+                with contextlib.suppress(OSError):  # the other end has just hung up
+                    oldest.shutdown(socket.SHUT_RDWR)  # which ends its thread
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up in the middle is not worth a traceback."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
     def server_bind(self) -> None:
         """Bind, without the base class's look-up of our own name in DNS.
 

@@ -41,7 +41,8 @@ def open_netns(path: str) -> int:
         NetnsError: there is none, or it may not be opened.
     """
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # A pipe in that place must not hold us up.
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise NetnsError(
             f"cannot open the network namespace {path}: {error.strerror}; "

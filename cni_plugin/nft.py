@@ -26,15 +26,20 @@ from cni_plugin.nft_decode import (
     table_state,
 )
 from cni_plugin.nft_encode import TABLE, Batch
+from cni_plugin.rules import MAX_ITEMS
 from injector.annotations.redirect import Redirect
 
 _TIMEOUT = 10.0
 """Seconds. The kernel answers before send returns; this guards against a bug, there or here."""
 _ATTEMPTS = 5
+_PASSING = (errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EBUSY)
 _RECEIVE = 1 << 16
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _SMALL_BATCH = 1 << 16
+_MOST_OBJECTS = 4 * MAX_ITEMS
+"""More than any rules of ours have. A pod with NET_ADMIN may put millions into our table: what is
+beyond this is not kept, and what is left differs from ours as well."""
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _GETTABLE, _GETCHAIN, _GETRULE = 0xA01, 0xA04, 0xA07
 _NFPROTO_INET = 1
@@ -94,6 +99,10 @@ def unavailable() -> str | None:
     """None where this kernel has all that we use of nftables, else what it lacks.
 
     Asks the kernel itself, by a transaction that is never committed, in the caller's namespace.
+
+    Raises:
+        DataplaneError: it cannot be told now. A kernel short of memory for a moment must not turn
+            a node over to the other backend.
     """
     try:
         fd = open_netns(OWN_NETNS)
@@ -103,6 +112,9 @@ def unavailable() -> str | None:
         finally:
             os.close(fd)
     except DataplaneError as error:
+        cause = error.__cause__
+        if isinstance(cause, TimeoutError) or getattr(cause, "errno", None) in _PASSING:
+            raise
         return str(error)
     return None
 
@@ -234,5 +246,6 @@ def _dump(sock: socket.socket, kind: int, found: list[Message]) -> bool:
             raise _RefusedError(answer, "the dump of our table")
         if message.type == NLMSG_DONE:
             return whole
-        found.append(message)
+        if len(found) < _MOST_OBJECTS:
+            found.append(message)
     raise AssertionError("unreachable: receiving ends with a message or an error")

@@ -10,8 +10,10 @@ import math
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
+from msgspec import UNSET
+
 from cni_plugin.addresses import IPAddress
-from cni_plugin.pods import ContainerStatus, Pod
+from cni_plugin.pods import ContainerStatus, Pod, Time
 
 VALIDATORS = ("linkerd-network-validator", "meshgraft-network-validator")
 _FINISHED = ("Succeeded", "Failed")
@@ -72,17 +74,19 @@ def is_about(pod: Pod, created: float) -> bool:
     """Whether the pod's status was written after a namespace was made (Unix time).
 
     After the node's restart, or when a pod's sandbox was made anew, a status goes on naming
-    addresses that another pod may have been given. Only one that tells of something newer than
-    the namespace (a container's start or end, the sandbox) speaks of this one. The kubelet gives
-    each of these its time; one without, in a list that somebody wrote, is believed.
+    addresses that another pod may have been given. Only one that tells of something that began
+    after the namespace (a container, the sandbox) speaks of this one. The end of a container says
+    nothing: it ends because its sandbox does. The kubelet gives each of these its time, and null
+    for a container that it lost, as after a restart; one without, in a list that somebody wrote,
+    is believed.
     """
     return any(
-        time is None or _seconds(time) >= math.floor(created)  # the API's times are whole seconds
+        time is UNSET or _seconds(time) >= math.floor(created)  # the API's times are whole seconds
         for time in _times(pod)
     )
 
 
-def _times(pod: Pod) -> Iterator[str | None]:
+def _times(pod: Pod) -> Iterator[Time]:
     status = pod.status
     for container in (*(status.init_container_statuses or ()), *(status.container_statuses or ())):
         yield from _times_of(container)
@@ -91,19 +95,19 @@ def _times(pod: Pod) -> Iterator[str | None]:
             yield condition.last_transition_time
 
 
-def _times_of(container: ContainerStatus) -> Iterator[str | None]:
+def _times_of(container: ContainerStatus) -> Iterator[Time]:
     for state in (container.state, container.last_state):
         if state is None:
             continue
         if state.running is not None:
             yield state.running.started_at
         if state.terminated is not None:
-            yield state.terminated.finished_at or state.terminated.started_at
+            yield state.terminated.started_at
 
 
-def _seconds(time: str) -> float:
-    """RFC 3339, in UTC, as Unix time; what cannot be read is long past."""
+def _seconds(time: Time) -> float:
+    """RFC 3339, in UTC, as Unix time; what is not known or cannot be read is long past."""
     try:
-        return datetime.fromisoformat(time).timestamp()
+        return datetime.fromisoformat(time).timestamp() if isinstance(time, str) else 0.0
     except ValueError:
         return 0.0

@@ -62,18 +62,21 @@ class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
     owner_references: list[_Owner] | None = None
 
 
+Time = str | None | msgspec.UnsetType
+"""RFC 3339; null is the API server's for "not known", absent is in a list that somebody wrote."""
+
+
 class Running(msgspec.Struct, frozen=True, rename="camel"):
     """A container that runs."""
 
-    started_at: str | None = None
+    started_at: Time = msgspec.UNSET
 
 
 class Terminated(msgspec.Struct, frozen=True, rename="camel"):
     """A container that has ended."""
 
     exit_code: int = 0
-    started_at: str | None = None
-    finished_at: str | None = None
+    started_at: Time = msgspec.UNSET
 
 
 class ContainerState(msgspec.Struct, frozen=True):
@@ -100,7 +103,7 @@ class Condition(msgspec.Struct, frozen=True, rename="camel"):
 
     type: str = ""
     status: str = ""
-    last_transition_time: str | None = None
+    last_transition_time: Time = msgspec.UNSET
 
 
 class Status(msgspec.Struct, frozen=True, rename="camel"):

@@ -17,8 +17,9 @@ import msgspec
 
 VERSION = 1
 MAX_ENV = 64 << 10
-MAX_STDIN = 1 << 20
-MAX_STDOUT = 1 << 20
+MAX_STDIN = 2 << 20
+"""A pod may have 256 KiB of annotations, of which the runtime may write each byte as six."""
+MAX_STDOUT = 2 << 20
 MAX_STDERR = 64 << 10
 
 _REQUEST = struct.Struct("!4sIII")

@@ -121,7 +121,7 @@ class Repair:
             return False
         try:
             return isinstance(self._decision(pod, ()), Redirected)
-        except CniError:
+        except Exception:  # noqa: BLE001 - a visit will tell of it, without stopping the others
             return True
 
     def _decision(self, pod: Pod, ports: Sequence[int]) -> Redirected | PassThrough:
@@ -143,6 +143,9 @@ class Repair:
             self._failed(case, "ambiguous" if ambiguous else "not-found", str(error))
         except DataplaneError as error:
             self._failed(case, "failed", str(error))
+        except Exception as error:  # noqa: BLE001 - a bug met by one pod must not stop the others
+            _log.exception("unexpected error", pod=str(case.pod))
+            self._failed(case, "failed", f"unexpected error ({type(error).__name__}); see the log")
         else:
             self._settled(case, result, time.perf_counter() - started)
         self._tools.metrics.visited(time.perf_counter() - started)

@@ -1,13 +1,12 @@
 """Tells the cluster about pods that cannot be repaired: an Event on the pod, and an eviction.
 
 Best effort: the API server may be away, and its answer is only logged and counted. Sources:
-core/v1 Event; policy/v1 Eviction ("API-initiated Eviction"); the reason is the one of Linkerd's
+policy/v1 Eviction ("API-initiated Eviction"); the reason is the one of Linkerd's
 repair controller.
 """
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Protocol
@@ -17,13 +16,13 @@ import structlog
 from cni_plugin.api_thread import ApiThread
 from cni_plugin.metrics import RepairMetrics
 from cni_plugin.pods import Pod
+from kubeapi import events
 from kubeapi.client import ApiServerError, is_name
+from kubeapi.events import About, event_object
 
 REASON = "LinkerdCNINotConfigured"
 CONTROLLER = "linkerd-cni-repair-controller"
 ASK_SECONDS = 5.0
-_MAX_NOTE = 1024
-_MAX_NAME = 253
 
 _log = structlog.get_logger("cni_plugin.repair")
 
@@ -68,13 +67,28 @@ class ClusterReporter:
         """``instance`` is this agent's pod, for the Events."""
         self._api = api
         self._metrics = metrics
-        self._instance = instance
+        self._by = events.Reporter(CONTROLLER, instance)
 
     def event(self, pod: Pod, action: str, note: str) -> bool:
         """Put an Event on the pod; whether the API server took it."""
         namespace = pod.metadata.namespace or "default"
         path = f"api/v1/namespaces/{namespace}/events"
-        body = event_of(pod, action, note, self._instance, datetime.now(UTC))
+        about = About(
+            api_version="v1",
+            kind="Pod",
+            namespace=namespace,
+            name=pod.metadata.name,
+            uid=pod.metadata.uid,
+        )
+        body = event_object(
+            about,
+            self._by,
+            datetime.now(UTC),
+            kind="Warning",
+            reason=REASON,
+            action=action,
+            message=note,
+        )
         error = self._post(pod, path, body)
         self._metrics.event("failed" if error else "sent")
         if error is not None:
@@ -107,39 +121,6 @@ class ClusterReporter:
         except ApiServerError as error:
             return error
         return None
-
-
-def event_of(pod: Pod, action: str, note: str, instance: str, now: datetime) -> dict[str, Any]:
-    """The Event; its message is cut to what the API server takes."""
-    meta = pod.metadata
-    suffix = f".{time.time_ns():x}"
-    namespace = meta.namespace or "default"
-    at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {
-            "name": meta.name[: _MAX_NAME - len(suffix)].rstrip(".-") + suffix,
-            "namespace": namespace,
-        },
-        "involvedObject": {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "name": meta.name,
-            "namespace": namespace,
-            "uid": meta.uid,
-        },
-        "reason": REASON,
-        "action": action,
-        "message": note.encode()[:_MAX_NOTE].decode(errors="ignore"),
-        "type": "Warning",
-        "source": {"component": CONTROLLER},
-        "reportingComponent": CONTROLLER,
-        "reportingInstance": instance or CONTROLLER,
-        "firstTimestamp": at,
-        "lastTimestamp": at,
-        "count": 1,
-    }
 
 
 def eviction_of(pod: Pod) -> dict[str, Any]:

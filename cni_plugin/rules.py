@@ -21,6 +21,7 @@ MAX_ITEMS = 2048
 """How many ports, ranges and subnets a Redirect may hold in all. Each costs the agent about half a
 millisecond, and what fits into a pod's annotations would keep it from other pods for 10 s."""
 _KEPT_ITEMS = 64
+_LONGEST_CIDR = 64
 
 Chain = Literal["PROXY_INIT_REDIRECT", "PROXY_INIT_OUTPUT"]
 REDIRECT_CHAIN: Chain = "PROXY_INIT_REDIRECT"
@@ -82,12 +83,17 @@ def rules(redirect: Redirect) -> tuple[Rule, ...]:
     Raises:
         InvalidRedirectError: a subnet is not a CIDR, or there are more than `MAX_ITEMS` items.
     """
-    if _items(redirect) > MAX_ITEMS:
+    if not is_allowed(redirect):
         raise InvalidRedirectError(
             f"the pod's redirection lists {_items(redirect)} ports and subnets, of which "
             f"{MAX_ITEMS} are allowed: write neighbouring ports as ranges"
         )
     return (*_inbound(redirect), *_outbound(redirect))
+
+
+def is_allowed(redirect: Redirect) -> bool:
+    """Whether it holds no more than `MAX_ITEMS` items."""
+    return _items(redirect) <= MAX_ITEMS
 
 
 def is_worth_keeping(redirect: Redirect) -> bool:
@@ -201,10 +207,15 @@ def port_text(port: PortRange) -> str:
 def _subnets(redirect: Redirect, cidrs: Iterable[str]) -> Iterator[tuple[str, str, Family]]:
     """Of the redirected families: each CIDR as written, normalised, and its family."""
     for cidr in cidrs:
+        # Python takes any text for the name of an interface, and any number of zeros, and all of
+        # it would be in the comment of a rule.
         try:
+            if "%" in cidr or len(cidr) > _LONGEST_CIDR:
+                raise ValueError(cidr)
             network = ipaddress.ip_network(cidr, strict=False)
         except ValueError as error:
-            raise InvalidRedirectError(f"{cidr!r} is not a valid CIDR address") from error
+            shown = cidr[:_LONGEST_CIDR]
+            raise InvalidRedirectError(f"{shown!r} is not a valid CIDR address") from error
         family: Family = "ipv4" if network.version == 4 else "ipv6"
         if family in families(redirect):
             yield cidr, str(network), family

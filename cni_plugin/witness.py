@@ -28,6 +28,9 @@ YOUNG_SECONDS = 30.0
 """For how long a namespace is looked at in each round, or until its validator was told."""
 OLD_SECONDS = 2.0
 """How often it is looked at afterwards: an image took long to pull, a validator runs again."""
+REST = 50.0
+"""A namespace is left in peace for this many times as long as the processor was busy with it: what
+listens there may be the pod's own, and its rules as many as a pod's author likes."""
 
 _log = structlog.get_logger("cni_plugin.witness")
 
@@ -41,14 +44,18 @@ class Witness:
         expected: Expected,
         folder: Path = RUN_NETNS,
         clock: Callable[[], float] = time.monotonic,
+        spent: Callable[[], float] = time.thread_time,
     ) -> None:
-        """``clock`` gives seconds."""
+        """``clock`` gives seconds; ``spent``, how many of them the processor was at work."""
         self._backend = backend
         self._expected = expected
         self._folder = folder
         self._clock = clock
+        self._spent = spent
         self._since: dict[Path, tuple[Key, float]] = {}
         """The namespace at a path, and since when it is there."""
+        self._rests: dict[Path, float] = {}
+        """Until when a namespace is not looked at."""
         self._old_due = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -67,12 +74,21 @@ class Witness:
         except FileNotFoundError:
             paths = set()  # no pod has had a network yet
         self._since = {path: seen for path, seen in self._since.items() if path in paths}
-        for path in paths:
+        self._rests = {path: end for path, end in self._rests.items() if end > now}
+        for path in paths - self._rests.keys():
             seen = self._since.get(path)
             if all_due or seen is None or now - seen[1] < YOUNG_SECONDS:
                 self._visit(path, now)
 
     def _visit(self, path: Path, now: float) -> None:
+        before = self._spent()
+        try:
+            self._look_into(path, now)
+        except Exception:  # noqa: BLE001 - one namespace must not keep the word from the others
+            _log.exception("validator not told", netns=str(path))
+        self._rests[path] = now + REST * (self._spent() - before)
+
+    def _look_into(self, path: Path, now: float) -> None:
         try:
             fd = open_netns(str(path))
         except DataplaneError:

@@ -31,7 +31,7 @@
 
 #include "json.h"
 
-enum { MAX_ENV = 64 << 10, MAX_STDIN = 1 << 20, MAX_STDOUT = 1 << 20, MAX_STDERR = 64 << 10 };
+enum { MAX_ENV = 64 << 10, MAX_STDIN = 2 << 20, MAX_STDOUT = 2 << 20, MAX_STDERR = 64 << 10 };
 enum { DEFAULT_TIMEOUT_MS = 10000, MAX_TIMEOUT_MS = 600000 };
 enum { BAD_ENV = 4, IO_FAILURE, BAD_CONTENT, BAD_CONFIG, TRY_LATER = 11, NOT_AVAILABLE = 50 };
 enum command { ADD = 1, CHECK = 2, DEL = 4, GC = 8, STATUS = 16, VERSION = 32 };
@@ -269,7 +269,7 @@ static size_t read_stdin(char *to) {
         if (!wait_for(STDIN_FILENO, POLLIN))
             fail(IO_FAILURE, "pod %s: stdin was not closed within %d ms", pod, timeout_ms);
         ssize_t n = read(STDIN_FILENO, to + len, MAX_STDIN + 1 - len);
-        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
         if (n < 0) fail(IO_FAILURE, "pod %s: cannot read stdin: %s", pod, strerror(errno));
         if (n == 0) return len;
         len += (size_t)n;

@@ -36,6 +36,8 @@ from meshgraft.commands._cni_install import InstallFlags, install_settings, plug
 from meshgraft.commands._cni_repair import RepairFlags, repair_parts
 
 _DAEMONSET = "linkerd-cni"
+_WAKE_SECONDS = 1.0
+_WAKE_SECONDS = 1.0
 _NOT_INSTALLING = InstallFlags()
 _NOT_REPAIRING = RepairFlags()
 _KNOWN_ERRORS = (
@@ -194,7 +196,10 @@ def _run(flags: _Flags) -> None:
             pods=pods.name,
             metricsPort=port,
         )
-        stop.wait()
+        # Not one wait without end: the kernel may give the signal to another thread, and Python
+        # runs its handler in this one, once that wakes up.
+        while not stop.wait(_WAKE_SECONDS):
+            pass
         _log.info("stopping")
         node.background.stop()
         node.leave()  # while calls are still answered: none may meet an entry without an agent

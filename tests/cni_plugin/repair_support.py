@@ -17,8 +17,8 @@ from meshgraft.lab.netns import Netns
 REDIRECT = Redirect(inbound_port=4143, outbound_port=4140, proxy_uid=2102, ipv6=True)
 VALIDATOR = "meshgraft-network-validator"
 RUNNING = {"running": {"startedAt": "2999-01-01T00:00:00Z"}}
-FAILED = {"terminated": {"exitCode": 95, "finishedAt": "2999-01-01T00:00:00Z"}}
-PASSED = {"terminated": {"exitCode": 0, "finishedAt": "2999-01-01T00:00:00Z"}}
+FAILED = {"terminated": {"exitCode": 95, "startedAt": "2999-01-01T00:00:00Z"}}
+PASSED = {"terminated": {"exitCode": 0, "startedAt": "2999-01-01T00:00:00Z"}}
 CONTROLLED = [{"controller": True}]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import signal
@@ -124,6 +125,29 @@ class TestSocket:
         assert (len(backend.applied), len(later_backend.applied)) == (0, 1)
         later.stop()
 
+    def test_of_two_that_begin_at_once_each_knows_its_own(
+        self, tmp_path: Path, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In containers both have process id 1. One stands still before its rename."""
+        path, both = tmp_path / "agent.sock", threading.Barrier(2)
+        rename = Path.rename
+
+        def together(self: Path, target: Path) -> Path:
+            both.wait(10)
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", together)
+        agents = [
+            Agent(AgentSettings(path, threads=1), backend, KnownPods(), Metrics()) for _ in range(2)
+        ]
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(Agent.start, agents))
+        assert sorted(each.is_superseded() for each in agents) == [False, True]
+        assert add(path).exit_code == 0
+        for each in agents:
+            each.stop()
+        assert list(tmp_path.iterdir()) == []
+
     def test_something_else_in_its_place_stays(self, tmp_path: Path, backend: FakeBackend) -> None:
         other = tmp_path / "agent.sock"
         other.write_text("precious")
@@ -220,6 +244,17 @@ class TestReadiness:
         assert agent.problems() == [f"a later agent answers the calls at {path}"]
         assert (agent.is_superseded(), later.is_superseded()) == (True, False)
         later.stop()
+
+    def test_one_whose_successor_was_killed_needs_a_new_start(
+        self, path: Path, agent: Agent
+    ) -> None:
+        """Nobody answers then, and the successor may never come back: an upgrade taken back."""
+        with socket.socket(socket.AF_UNIX) as later:
+            later.bind(f"{path}.later")
+            later.listen()
+            Path(f"{path}.later").rename(path)
+            assert agent.failures() == []
+        assert agent.failures() == [f"the later agent that took {path} over is gone"]
 
     def test_one_that_has_not_started_or_has_ended_is_not_ready(
         self, path: Path, agent: Agent, backend: FakeBackend
@@ -513,6 +548,22 @@ class TestWholeChain:
             ("shop/web-0", "redirected"),
             ("a/b", "failed"),
         ]
+
+
+class TestSignal:
+    """SIGTERM ends it whichever thread the kernel gives it to."""
+
+    def test_a_thread_other_than_the_main_one(self, tmp_path: Path) -> None:
+        with agent_process(tmp_path / "agent.sock") as process:
+            tasks = Path(f"/proc/{process.pid}/task")
+            # The socket is there before the last thread is: then the main one waits.
+            wait_until(lambda: "futex" in (tasks / str(process.pid) / "wchan").read_text(), 10)
+            other = max(int(task.name) for task in tasks.iterdir())
+            assert other != process.pid
+            tgkill = ctypes.CDLL(None, use_errno=True).tgkill
+            assert tgkill(process.pid, other, signal.SIGTERM) == 0, os.strerror(ctypes.get_errno())
+            process.communicate(timeout=10)
+        assert process.returncode == 0
 
 
 LINKERDS = {"linkerd.io/proxy-version": "stable", "linkerd.io/trust-root-sha256": "0"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -181,6 +182,21 @@ def test_nft_finds_and_mends_tampering(
     text = backend.difference(netns.fd, redirect)
     assert text is not None
     assert says in text
+    assert backend.apply(netns.fd, redirect) is True
+    assert backend.difference(netns.fd, redirect) is None
+
+
+def test_of_rules_without_end_few_are_kept(netns: Netns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod with NET_ADMIN may fill our table, and the agent's memory is for all pods."""
+    backend, redirect = NftBackend(), REDIRECTS["linkerd-default"]
+    backend.apply(netns.fd, redirect)
+    rule = "add rule inet meshgraft PROXY_INIT_REDIRECT accept\n"
+    netns.run("sh", "-c", f"printf '{rule.strip()}\\n%.0s' $(seq 500) | nft -f -")
+    monkeypatch.setattr(nft, "_MOST_OBJECTS", 100)
+    text = backend.difference(netns.fd, redirect) or ""
+    found = re.search(r"has (\d+) more rules than it should", text)
+    assert found is not None, text
+    assert int(found[1]) < 100
     assert backend.apply(netns.fd, redirect) is True
     assert backend.difference(netns.fd, redirect) is None
 
@@ -521,3 +537,35 @@ def test_connections_come_out_at_the_proxy_s_ports(
             connection = stack.enter_context(listener.accept()[0])
             if listener is not skipped:
                 assert _original_port(connection, family) == port
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOBUFS, "no buffer space"), TimeoutError()])
+def test_auto_does_not_turn_to_legacy_because_the_kernel_is_busy(
+    error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pods that run would then have the other backend's rules."""
+
+    def busy(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(nft, "_commit", busy)
+    with pytest.raises(NftError, match="cannot try nftables"):
+        choose("auto")
+
+
+def test_legacy_without_the_right_that_libiptc_needs_is_said_at_the_start(
+    legacy_backend: LegacyBackend,
+) -> None:
+    """Else the agent would be ready, and each pod would fail."""
+    assert legacy_backend.name == "legacy"
+    script = "from cni_plugin.backends import choose; choose('legacy')"
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-net_raw", sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "UnavailableError: legacy iptables cannot be used here: libiptc needs CAP_NET_RAW" in (
+        done.stderr.strip().splitlines()[-1].replace("cni_plugin.errors.", "")
+    )

@@ -317,6 +317,22 @@ def test_what_is_no_file_stops_nothing(node: Node, obstacle: Callable[[Node], No
     assert node.installer.ready == "10-a.conflist"
 
 
+def test_a_link_that_only_the_node_can_follow_may_be_what_pods_are_started_with(
+    node: Node,
+) -> None:
+    (node.net / "05-x.conflist").symlink_to("/usr/lib/vendor/x.conflist")
+    node.put("10-a.conflist", LIST)
+    report = node.installer.reconcile()
+    assert node.get("10-a.conflist") == CHAINED
+    assert node.installer.ready is None
+    (problem,) = node.installer.missing()
+    assert "a link to /usr/lib/vendor/x.conflist, which this container does not see" in problem
+    assert report.problems == [problem]
+    (node.net / "05-x.conflist").rename(node.net / "20-x.conflist")
+    node.installer.reconcile()
+    assert node.installer.ready == "10-a.conflist"
+
+
 def test_a_link_is_written_through_and_stays_one(node: Node) -> None:
     (node.net / "store").mkdir()
     real = node.put("store/real", LIST)

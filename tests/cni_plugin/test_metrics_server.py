@@ -6,11 +6,13 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from cni_plugin.metrics import Metrics
-from cni_plugin.metrics_server import MetricsServer
+from cni_plugin.metrics_server import MAX_CONNECTIONS, MetricsServer
+from tests.cni_plugin.shim_support import wait_until
 
 
 @pytest.fixture
@@ -94,3 +96,34 @@ def test_an_address_in_use_is_an_error_at_once(metrics: Metrics) -> None:
     with pytest.raises(OSError, match="in use"):
         MetricsServer("127.0.0.1", server.port, metrics, live=list, ready=list)
     server.stop()
+
+
+def test_connections_that_say_nothing_take_neither_the_agents_descriptors_nor_its_page(
+    metrics: Metrics,
+) -> None:
+    """Any pod reaches this port, and the calls of the plugin need descriptors too."""
+    server = MetricsServer("127.0.0.1", 0, metrics, live=list, ready=list)
+    server.start()
+    silent: list[socket.socket] = []
+    try:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(3 * MAX_CONNECTIONS):
+            silent.append(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+        # From another address, as a probe of the kubelet comes.
+        probe = socket.create_connection(("127.0.0.1", server.port), 5, ("127.0.0.2", 0))
+        silent.append(probe)
+        for _ in range(2 * MAX_CONNECTIONS):
+            silent.append(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+        probe.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert probe.makefile("rb").read().endswith(b"\r\n\r\nok\n")
+        assert silent[0].recv(1) == b""  # the oldest was closed for a newer one
+        wait_until(
+            lambda: (
+                len(list(Path("/proc/self/fd").iterdir())) - before
+                <= len(silent) + MAX_CONNECTIONS + 1
+            )
+        )
+    finally:
+        for each in silent:
+            each.close()
+        server.stop()

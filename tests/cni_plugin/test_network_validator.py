@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,8 @@ import pytest
 
 from cni_plugin import witness
 from cni_plugin.expected import Expected, RememberingBackend
-from cni_plugin.inbound_word import tell
+from cni_plugin.inbound_word import Mailbox, tell
+from cni_plugin.netns import identity
 from cni_plugin.network_validator import (
     Address,
     Inbound,
@@ -33,6 +34,7 @@ from cni_plugin.nft import NftBackend
 from cni_plugin.witness import Witness
 from injector.annotations.redirect import PortRange, Redirect
 from meshgraft.lab.netns import Netns
+from tests.cni_plugin.nobody import validator_as_nobody
 
 COMMAND = [sys.executable, "-m", "meshgraft", "network-validator"]
 REDIRECT = Redirect(inbound_port=4143, outbound_port=4140, ipv6=True)
@@ -223,8 +225,7 @@ def routed(netns: Netns) -> Netns:
 
 def ran(netns: Netns, *argv: str) -> subprocess.CompletedProcess[str]:
     """The command in the namespace, as a user with no capability at all."""
-    nobody = ("setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all")
-    line = netns.command(*nobody, *COMMAND, *argv)
+    line = netns.command(*validator_as_nobody(*argv))
     return subprocess.run(line, capture_output=True, text=True, timeout=60)
 
 
@@ -390,6 +391,62 @@ def test_the_witness_tells_a_waiting_validator_that_all_is_right(
     finally:
         stop.set()
         thread.join(10)
+
+
+@contextmanager
+def mailbox(netns: Netns) -> Iterator[Mailbox]:
+    with netns.entered():
+        opened = Mailbox()
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@pytest.mark.root
+def test_a_pod_that_always_listens_keeps_the_witness_busy_for_a_small_part_of_the_time(
+    netns: Netns, tmp_path: Path
+) -> None:
+    """With as many rules as are allowed, comparing them takes seconds."""
+    (tmp_path / "cni-1").symlink_to(netns.path)
+    times = {"now": 1000.0, "spent": 0.0}
+
+    class Slow(NftBackend):
+        def difference(self, netns_fd: int, redirect: Redirect) -> str | None:  # noqa: ARG002
+            times["spent"] += 2.0
+            return "one that will not go away"
+
+    expected = Expected()
+    expected.put(netns.fd, REDIRECT)
+    told = Witness(Slow(), expected, tmp_path, lambda: times["now"], lambda: times["spent"])
+    with mailbox(netns) as opened:
+        for _ in range(10_000):
+            told.look()
+            times["now"] += witness.TICK_SECONDS
+        assert opened.said_wrong() == "one that will not go away"
+    assert 2 <= times["spent"] <= 1000 / witness.REST + 2
+
+
+@pytest.mark.root
+def test_one_namespace_does_not_keep_the_word_from_another(
+    make_netns: Callable[[], Netns], tmp_path: Path
+) -> None:
+    bad, good = make_netns(), make_netns()
+    expected = Expected()
+    for netns in (bad, good):
+        (tmp_path / netns.name).symlink_to(netns.path)
+        expected.put(netns.fd, REDIRECT)
+
+    class Stumbling(NftBackend):
+        def difference(self, netns_fd: int, redirect: Redirect) -> str | None:  # noqa: ARG002
+            if identity(netns_fd) == identity(bad.fd):
+                raise KeyError("a bug")
+            return None
+
+    told = Witness(Stumbling(), expected, tmp_path)
+    with mailbox(bad), mailbox(good) as opened:
+        told.look()
+        assert opened.said_right()
 
 
 @pytest.mark.root

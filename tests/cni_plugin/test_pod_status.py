@@ -74,14 +74,29 @@ NETNS = 1_800_000_000.7
 BEFORE, THEN, AFTER = at(NETNS - 1), at(NETNS), at(NETNS + 5)
 
 
+def _ended(started: str | None, finished: str | None) -> dict[str, Any]:
+    """As the API server shows it: null where the kubelet does not know."""
+    return {"terminated": {"exitCode": 137, "startedAt": started, "finishedAt": finished}}
+
+
 @pytest.mark.parametrize(
     ("given", "about"),
     [
         ({"state": {"running": {"startedAt": AFTER}}}, True),
         ({"state": {"running": {"startedAt": THEN}}}, True),  # the API's times are cut to seconds
         ({"state": {"running": {"startedAt": BEFORE}}}, False),
-        ({"state": WAITING, "last": {"terminated": {"exitCode": 95, "finishedAt": AFTER}}}, True),
-        ({"state": WAITING, "last": {"terminated": {"exitCode": 95, "finishedAt": BEFORE}}}, False),
+        ({"state": WAITING, "last": _ended(AFTER, AFTER)}, True),
+        ({"state": WAITING, "last": _ended(BEFORE, BEFORE)}, False),
+        # It ran in an earlier sandbox, and ended with that.
+        ({"state": WAITING, "last": _ended(BEFORE, AFTER)}, False),
+        # A container that the kubelet does not find after the node's restart: exit code 137,
+        # ContainerStatusUnknown.
+        ({"state": WAITING, "last": _ended(None, None)}, False),
+        ({"state": _ended(None, None)}, False),
+        ({"state": {"running": {"startedAt": None}}}, False),
+        # A list that somebody wrote.
+        ({"state": {"running": {}}}, True),
+        ({"state": {"terminated": {"exitCode": 95}}}, True),
         ({"state": WAITING}, False),
         ({"state": {"running": {"startedAt": "yesterday"}}}, False),
         (

@@ -71,7 +71,7 @@ def test_a_part_is_not_a_whole(data: st.DataObject) -> None:
         (b"MGRS\0\0\0\1\0\0\0\0\0\0\0\0", "starts with"),
         (b"MGRQ\0\0\0\2\0\0\0\0\0\0\0\0", "version 2"),
         (b"MGRQ\0\0\0\1\0\1\0\1\0\0\0\0", "environment of 65537 bytes"),
-        (b"MGRQ\0\0\0\1\0\0\0\0\0\x10\0\1", "stdin of 1048577 bytes"),
+        (b"MGRQ\0\0\0\1\0\0\0\0\0\x20\0\1", "stdin of 2097153 bytes"),
         (b"MGRQ", "too few"),
     ],
 )

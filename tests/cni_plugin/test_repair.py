@@ -314,9 +314,10 @@ def test_a_namespace_that_an_add_gave_other_rules_is_another_pods(setup: Setup) 
     assert "was given other rules before" in untouched(setup, netns, "ambiguous")
 
 
-def test_an_annotation_that_is_not_usable_is_told(setup: Setup) -> None:
+@pytest.mark.parametrize("text", ['{"version":99}', '{"x":' + "[" * 50_000 + "]" * 50_000 + "}"])
+def test_an_annotation_that_is_not_usable_is_told(setup: Setup, text: str) -> None:
     netns = setup.folder.network(f"{IP}/24")
-    setup.look(pod(IP, annotations={"meshgraft.io/redirect": '{"version":99}'}))
+    setup.look(pod(IP, annotations={"meshgraft.io/redirect": text}))
     assert "meshgraft.io/redirect" in untouched(setup, netns, "failed")
 
 
@@ -355,6 +356,25 @@ def test_rules_that_something_takes_away_at_once_are_told(make: Make) -> None:
     netns = setup.folder.network(f"{IP}/24")
     setup.look(pod(IP))
     assert "something else in this pod changes them" in untouched(setup, netns, "failed")
+
+
+def test_a_pod_that_meets_a_bug_does_not_keep_the_others_from_being_repaired(make: Make) -> None:
+    class Stumbling(NftBackend):
+        def difference(self, netns_fd: int, redirect: Redirect) -> str | None:
+            if redirect != REDIRECT:
+                raise KeyError("a bug")
+            return super().difference(netns_fd, redirect)
+
+    setup = make(Stumbling())
+    other = Redirect(inbound_port=1, outbound_port=2).to_annotation()
+    setup.folder.network("10.79.0.6/24")
+    netns = setup.folder.network(f"{IP}/24")
+    setup.look(
+        pod("10.79.0.6", name="a-bug", annotations={"meshgraft.io/redirect": other}),
+        pod(IP, name="web-1"),
+    )
+    assert setup.has_rules(netns)
+    assert setup.count("pods_awaiting_repair") == 1
 
 
 # What cannot be repaired

@@ -15,6 +15,7 @@ import pytest
 
 from meshgraft.lab.netns import Netns
 from meshgraft.lab.process import Process
+from tests.cni_plugin.nobody import validator_as_nobody
 from tests.cni_plugin.repair_support import REDIRECT, Folder, at, pod_object
 from tests.kubeapi.fake_apiserver import PODS, FakeApiServer, running, until
 
@@ -37,10 +38,8 @@ def agent(tmp_path: Path, folder: Folder, *argv: str) -> Iterator[Process]:
 @contextmanager
 def validator(netns: Netns, *argv: str) -> Iterator[subprocess.Popen[str]]:
     """In the pod, as nobody, with the arguments that our injector gives it."""
-    nobody = ("setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all")
-    words = ("network-validator", "--redirect", REDIRECT.to_annotation(), *argv)
     process = subprocess.Popen(
-        netns.command(*nobody, *MESHGRAFT, *words),
+        netns.command(*validator_as_nobody("--redirect", REDIRECT.to_annotation(), *argv)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -119,6 +119,16 @@ def test_a_subnet_that_is_no_cidr_is_named_in_the_error(field: str) -> None:
         rules(redirect)
 
 
+@pytest.mark.parametrize(
+    "cidr", ["fe80::1%eth0/64", 'fe80::%a"\n-A x/64', "10.0.0.0/" + "0" * 300 + "8", "x" * 100_000]
+)
+def test_what_only_python_takes_for_a_cidr_is_refused_in_few_words(cidr: str) -> None:
+    redirect = msgspec.structs.replace(REDIRECTS["minimal"], skip_subnets=(cidr,), ipv6=True)
+    with pytest.raises(InvalidRedirectError, match="is not a valid CIDR") as caught:
+        rules(redirect)
+    assert len(str(caught.value)) < 120
+
+
 def test_more_items_than_the_agent_has_time_for_are_refused() -> None:
     most = tuple(PortRange(port, port) for port in range(MAX_ITEMS))
     redirect = msgspec.structs.replace(REDIRECTS["minimal"], skip_inbound_ports=most)

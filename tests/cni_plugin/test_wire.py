@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugin.protocol import ProtocolError, Request, Response
+from cni_plugin.protocol import MAX_STDOUT, ProtocolError, Request, Response
 from cni_plugin.wire import Wire
 
 REQUEST = Request({"CNI_COMMAND": "ADD"}, b"{}" * 20)
@@ -66,7 +66,7 @@ def test_a_response_that_nobody_reads_ends_at_the_deadline(
 ) -> None:
     ours, _theirs = pair
     with pytest.raises(TimeoutError):
-        Wire(ours, 0.1).send(Response(0, b"x" * (1 << 20)).encode())
+        Wire(ours, 0.1).send(Response(0, b"x" * MAX_STDOUT).encode())
 
 
 def test_time_that_the_agent_took_itself_is_not_held_against_the_caller(

@@ -25,7 +25,8 @@ from injector.certs import CertificateError, validity_problem
 from injector.metrics import Metrics
 from injector.tls import LiveCertificate, utc_now
 from kubeapi.client import ApiServer, ApiServerError, Backoff
-from kubeapi.objects import Object, ObjectRef, parse_ref, read, write
+from kubeapi.objects import ObjectRef, parse_ref, read, write
+from kubeapi.reading import LEASES, MUTATING_WEBHOOKS, SECRETS, Object
 
 CONFLICT_SECONDS = 0.5
 """Somebody else has just written; what that changes is looked at after so long."""
@@ -72,11 +73,9 @@ def parse_kept(secret: str, configuration: str, lease: str | None) -> Kept:
         RefError: one of them is no such name.
     """
     return Kept(
-        secret=parse_ref(secret, "v1", "secrets"),
-        configuration=ObjectRef(
-            "admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations", configuration
-        ),
-        lease=parse_ref(lease, "coordination.k8s.io/v1", "leases") if lease else None,
+        secret=parse_ref(secret, SECRETS),
+        configuration=ObjectRef(MUTATING_WEBHOOKS, configuration),
+        lease=parse_ref(lease, LEASES) if lease else None,
     )
 
 

@@ -51,7 +51,7 @@ def work_of_replica(
     )
     work: dict[str, Work] = {"certificates": keeper.run}
     for ref in (kept.secret, kept.configuration):
-        work[ref.resource] = Changes(api, ref, keeper.wake).run
+        work[ref.kind.plural] = Changes(api, ref, keeper.wake).run
     if lease is None:
         cert_metrics.holds(True)
         return work

@@ -149,10 +149,18 @@ def _authority(
         return None
     if isinstance(key, ec.EllipticCurvePrivateKey):
         for certificate in bundle:
-            if certificate.public_key() == key.public_key():
+            if _has_key(certificate, key):
                 return Authority(certificate, key)
     faults.append(f"{name}: is the key of no certificate in ca.crt")
     return None
+
+
+def _has_key(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bool:
+    try:
+        return certificate.public_key() == key.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        # Somebody else's CA, taken over from a caBundle: the API server may know its algorithm.
+        return False
 
 
 def _time(text: object) -> datetime | None:

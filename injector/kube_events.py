@@ -1,7 +1,7 @@
 """Sends Kubernetes Events about injections to the API server: best effort, and never in the way.
 
 One for each workload and message in ten minutes, as Linkerd's component ``linkerd-proxy-injector``.
-Source: core/v1 Event; client-go's EventRecorder, whose limits (a burst, then a trickle) these are.
+Source: client-go's EventRecorder, whose limits (a burst, then a trickle) these are.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import structlog
 from cachetools import TTLCache
 
 from injector.cluster_metrics import ClusterMetrics
-from injector.model import Event, Owner
+from injector.model import Event, Object, Owner
 from injector.review import Review
 from kubeapi.client import ApiServer, ApiServerError, Backoff
+from kubeapi.events import About, Reporter, event_object
 
 COMPONENT = "linkerd-proxy-injector"
 QUEUE = 256
@@ -31,8 +31,6 @@ REMEMBERED = 4096
 REPEAT_SECONDS = 600.0
 """The same event for the same workload is sent again only after this time."""
 _ATTEMPTS = 2
-_MAX_NAME = 253
-_MAX_MESSAGE = 1024
 
 _log = structlog.get_logger()
 
@@ -70,7 +68,7 @@ class KubeEvents:
         """``instance`` names this replica."""
         self._api = api
         self._metrics = metrics
-        self._instance = instance
+        self._by = Reporter(COMPONENT, instance)
         self._queue: asyncio.Queue[_Queued] = asyncio.Queue(QUEUE)
         self._recent: TTLCache[tuple[str, Event], bool] = TTLCache(REMEMBERED, REPEAT_SECONDS)
         self._pace = Pace(BURST, PER_SECOND)
@@ -114,7 +112,7 @@ class KubeEvents:
 
     async def _post(self, queued: _Queued) -> None:
         path = f"api/v1/namespaces/{queued.namespace}/events"
-        body = _as_object(queued, self._instance, datetime.now(UTC))
+        body = _as_object(queued, self._by)
         backoff = Backoff(first=2.0)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -139,32 +137,14 @@ class KubeEvents:
         self._failing = True
 
 
-def _as_object(queued: _Queued, instance: str, now: datetime) -> dict[str, Any]:
+def _as_object(queued: _Queued, by: Reporter) -> Object:
     owner, event = queued.owner, queued.event
-    # As client-go names them: the object, and the time as hexadecimal nanoseconds.
-    suffix = f".{time.time_ns():x}"
-    at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {
-            "name": owner.name[: _MAX_NAME - len(suffix)].rstrip(".-") + suffix,
-            "namespace": queued.namespace,
-        },
-        "involvedObject": {
-            "apiVersion": owner.api_version,
-            "kind": owner.api_kind or owner.kind,
-            "name": owner.name,
-            "namespace": queued.namespace,
-            "uid": owner.uid,
-        },
-        "reason": event.reason,
-        "message": event.message[:_MAX_MESSAGE],
-        "type": "Normal",
-        "source": {"component": COMPONENT},
-        "reportingComponent": COMPONENT,
-        "reportingInstance": instance,
-        "firstTimestamp": at,
-        "lastTimestamp": at,
-        "count": 1,
-    }
+    about = About(
+        api_version=owner.api_version,
+        kind=owner.api_kind or owner.kind,
+        namespace=queued.namespace,
+        name=owner.name,
+        uid=owner.uid,
+    )
+    now = datetime.now(UTC)
+    return event_object(about, by, now, kind="Normal", reason=event.reason, message=event.message)

@@ -21,7 +21,7 @@ from structlog.processors import (
     format_exc_info,
 )
 from structlog.stdlib import ProcessorFormatter, add_logger_name
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 LogFormat = Literal["json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -63,8 +63,26 @@ def configure(
 def _renderers(log_format: LogFormat, out: TextIO) -> list[Processor]:
     if log_format == "text":
         colors = out.isatty() and not os.environ.get("NO_COLOR")
-        return [structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="ts")]
+        return [
+            _escape,
+            structlog.dev.ConsoleRenderer(
+                colors=colors,
+                timestamp_key="ts",
+                # Its own choice shows the values of variables, keys and pods among them.
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
+        ]
     return [format_exc_info, EventRenamer("msg"), JSONRenderer(serializer=_to_json)]
+
+
+def _escape(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """A name that somebody made up must neither begin a line nor move a terminal's cursor."""
+    return {
+        key: value.encode("unicode_escape").decode()
+        if isinstance(value, str) and not value.isprintable()
+        else value
+        for key, value in event.items()
+    }
 
 
 def _to_json(event: Any, **_: Any) -> str:

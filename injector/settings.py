@@ -84,13 +84,13 @@ class Settings:
             ours = msgspec.structs.replace(values.meshgraft, profile=self._profile)
             values = msgspec.structs.replace(values, meshgraft=ours)
         try:
-            _rehearse(values)
+            rehearse(values)
         except BadValues as error:
             raise SettingsError(f"{self._path}: {error}") from error
         return values
 
 
-def _rehearse(values: Values) -> None:
+def rehearse(values: Values) -> None:
     """Finds now, and not with every pod of the cluster, what no pod could be injected with.
 
     Raises:

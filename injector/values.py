@@ -19,6 +19,9 @@ User = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 """Never root: the proxy's container says ``runAsNonRoot``, and the kubelet would not start it."""
 Group = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
 """-1 for none."""
+PullPolicy = Literal["Always", "IfNotPresent", "Never", ""]
+"""Another word, and the API server would refuse every pod that gets the image. Empty: the one for
+all images."""
 
 
 class _Values(msgspec.Struct, frozen=True, rename="camel"):
@@ -31,7 +34,7 @@ class Image(_Values, frozen=True):
 
     name: str = "cr.l5d.io/linkerd/proxy"
     version: str = ""
-    pull_policy: str = ""
+    pull_policy: PullPolicy = ""
 
 
 class DebugImage(Image, frozen=True):
@@ -262,7 +265,7 @@ class Values(_Values, frozen=True):
     identity_trust_domain: str = ""
     identity_trust_anchors_pem: str = msgspec.field(default="", name="identityTrustAnchorsPEM")
     linkerd_namespace: str = "linkerd"
-    image_pull_policy: str = "IfNotPresent"
+    image_pull_policy: PullPolicy = "IfNotPresent"
     image_pull_secrets: list[dict[str, Any]] = []
     cni_enabled: bool = False
     disable_ipv6: bool = msgspec.field(default=True, name="disableIPv6")

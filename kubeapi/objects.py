@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import msgspec
 
 from kubeapi.client import ApiServer, ApiServerError, is_name
-
-Object = dict[str, Any]
+from kubeapi.reading import JSON, Kind, Object, decode
 
 
 class RefError(ValueError):
@@ -18,12 +14,9 @@ class RefError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ObjectRef:
-    """Which object: for instance ``ObjectRef("v1", "secrets", "shop-tls", "shop")``."""
+    """Which object: for instance ``ObjectRef(SECRETS, "shop-tls", "shop")``."""
 
-    api_version: str
-    """``v1``, or ``GROUP/VERSION``."""
-    resource: str
-    """The plural, as in the path."""
+    kind: Kind
     name: str
     namespace: str = ""
     """Empty for what stands in no namespace."""
@@ -40,19 +33,17 @@ class ObjectRef:
 
     def __str__(self) -> str:
         """As kubectl writes it: ``secrets shop/shop-tls``."""
-        return f"{self.resource} {self.namespace and self.namespace + '/'}{self.name}"
+        return f"{self.kind.plural} {self.namespace and self.namespace + '/'}{self.name}"
 
     @property
     def collection(self) -> str:
         """The path of all such objects (of that namespace)."""
-        root = "apis" if "/" in self.api_version else "api"
-        where = f"namespaces/{self.namespace}/" if self.namespace else ""
-        return f"{root}/{self.api_version}/{where}{self.resource}"
+        return self.kind.path(self.namespace)
 
     @property
     def path(self) -> str:
         """The path of this one."""
-        return f"{self.collection}/{self.name}"
+        return self.kind.path(self.namespace, self.name)
 
     @property
     def selector(self) -> dict[str, str]:
@@ -60,7 +51,7 @@ class ObjectRef:
         return {"fieldSelector": f"metadata.name={self.name}"}
 
 
-def parse_ref(text: str, api_version: str, resource: str) -> ObjectRef:
+def parse_ref(text: str, kind: Kind) -> ObjectRef:
     """The object that ``NAMESPACE/NAME`` means.
 
     Raises:
@@ -69,7 +60,7 @@ def parse_ref(text: str, api_version: str, resource: str) -> ObjectRef:
     namespace, slash, name = text.partition("/")
     if not (namespace and slash and name):
         raise RefError(f"{text!r} is not NAMESPACE/NAME")
-    return ObjectRef(api_version, resource, name, namespace)
+    return ObjectRef(kind, name, namespace)
 
 
 async def read(api: ApiServer, ref: ObjectRef) -> Object | None:
@@ -79,15 +70,11 @@ async def read(api: ApiServer, ref: ObjectRef) -> Object | None:
         ApiServerError: the API server refused, did not answer, or answered something else.
     """
     try:
-        body = await api.get(ref.path, accept="application/json")
+        return decode(await api.get(ref.path, accept=JSON))
     except ApiServerError as error:
         if error.status == 404:
             return None
         raise
-    try:
-        return msgspec.json.decode(body, type=Object)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise ApiServerError(f"the API server's answer is not understood: {error}") from error
 
 
 async def write(api: ApiServer, ref: ObjectRef, obj: Object) -> None:

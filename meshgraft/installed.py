@@ -8,9 +8,9 @@ import msgspec
 
 from injector._version import __version__
 from injector.files import FileError, parse_documents
-from injector.model import BuildInput, Namespace, Object, Origin, Owner
-from injector.profiles import PROFILES, get_profile
-from injector.settings import ProfileName, SettingsError
+from injector.model import Object
+from injector.profiles import PROFILES
+from injector.settings import ProfileName, SettingsError, rehearse
 from injector.values import BadValues, Values, decode_values
 
 NAMESPACE = "meshgraft"
@@ -57,23 +57,6 @@ def with_profile(values: Values, profile: str, source: str) -> Values:
         raise SettingsError(f'{source}: profile "{profile}": expected one of {known}')
     ours = msgspec.structs.replace(values.meshgraft, profile=cast(ProfileName, profile))
     return msgspec.structs.replace(values, meshgraft=ours)
-
-
-def rehearse(values: Values) -> None:
-    """Finds settings with which no pod could be injected.
-
-    Raises:
-        BadValues: a time or mode that the profile cannot use.
-    """
-    nobody = BuildInput(
-        pod={"kind": "Pod", "metadata": {}, "spec": {"containers": []}},
-        settings=values,
-        values=values,
-        namespace=Namespace("default"),
-        owner=Owner("pod", "rehearsal"),
-        origin=Origin(created_by="", additions=True),
-    )
-    get_profile(values.meshgraft.profile).build(nobody)
 
 
 def version_of(deployment: Object) -> str:

@@ -85,7 +85,7 @@ def parse_redirect(text: str) -> Redirect:
     """
     try:
         redirect = _decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise BadRedirect(f"{ANNOTATION}: {error}") from error
     if redirect.version != VERSION:
         raise BadRedirect(

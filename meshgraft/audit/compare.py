@@ -14,7 +14,8 @@ from typing import Any
 from injector.annotations import BadValue, parse_quantity
 
 _KEYS = ("name", "mountPath", "containerPort")
-"""By which of its members an item of a list is told apart, the first that all items have."""
+"""By which of its members an item of a list is told apart, the first that all items have and no
+two of a list share: a volume may be mounted twice, a port be there for TCP and UDP."""
 _AMOUNTS = ("limits", "requests")
 
 
@@ -39,7 +40,7 @@ def differences(live: Any, wanted: Any, path: tuple[str, ...] = ()) -> Iterator[
 
 
 def _lists(live: list[Any], wanted: list[Any], path: tuple[str, ...]) -> Iterator[Difference]:
-    key = identity((*live, *wanted))
+    key = identity(live, wanted)
     if key:
         before = {item[key]: item for item in live}
         for item in wanted:
@@ -51,15 +52,16 @@ def _lists(live: list[Any], wanted: list[Any], path: tuple[str, ...]) -> Iterato
         yield Difference(path, live or None, wanted)
 
 
-def identity(items: Sequence[Any]) -> str | None:
-    """The member by which the items of a list are told apart; None where there is none."""
-    if not items or not _holds_objects(items):
+def identity(*lists: Sequence[Any]) -> str | None:
+    """The member by which the items of lists are told apart; None where there is none."""
+    if not any(lists) or not all(map(_holds_objects, lists)):
         return None
-    return next((key for key in _KEYS if _tells_apart(key, items)), None)
+    return next((key for key in _KEYS if all(_tells_apart(key, items) for items in lists)), None)
 
 
 def _tells_apart(key: str, items: Sequence[Any]) -> bool:
-    return all(isinstance(item.get(key), str | int) for item in items)
+    values = [item.get(key) for item in items]
+    return all(isinstance(value, str | int) for value in values) and len({*values}) == len(values)
 
 
 def _holds_objects(items: Sequence[Any]) -> bool:

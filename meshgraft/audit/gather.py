@@ -37,6 +37,9 @@ from meshgraft.installed import CONFIG_MAP, WEBHOOK_CONFIG, settings_in
 
 TEMPLATES = 4096
 """Templates that are remembered, of each a few annotations."""
+AT_ONCE = 16
+"""Templates that are asked for at the same time. With a page's 500 queueing for connections, the
+last would give up on an API server that takes a second for each."""
 _RUNNING = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
 """A pod that has ended is nobody's concern."""
 _WORKLOADS = {
@@ -143,6 +146,7 @@ class Surroundings:
         self._owners: dict[_Key, list[OwnerReference]] = {}
         self._marks: dict[_Key, dict[str, str]] = {}
         self._templates: LRUCache[_Key, Mapping[str, str] | None] = LRUCache(TEMPLATES)
+        self._turn = asyncio.Semaphore(AT_ONCE)
 
     async def load(self, namespace: str) -> None:
         """Namespaces and workloads, of one namespace or all.
@@ -220,7 +224,9 @@ class Surroundings:
         # At once, so that the other pods of the same owner do not ask as well.
         self._templates[key] = None
         try:
-            found = await reading.read(self._api, _WORKLOADS[direct.kind], direct.name, namespace)
+            async with self._turn:
+                kind = _WORKLOADS[direct.kind]
+                found = await reading.read(self._api, kind, direct.name, namespace)
         except ApiServerError as error:
             if error.status != 403:
                 raise

@@ -15,7 +15,7 @@ from injector.annotations import INJECT
 from injector.annotations.redirect import CREATED_BY, WEBHOOK
 from injector.core import mutate
 from injector.decide import Decision, decide
-from injector.model import Object, Origin, Outcome, SkipReason
+from injector.model import Object, Origin, Outcome, Owner, SkipReason
 from injector.pods import annotations_of, containers
 from injector.profiles import get_profile
 from injector.profiles.envoy import PROXY
@@ -37,6 +37,8 @@ from meshgraft.audit.model import (
 )
 
 ORIGIN = Origin(created_by=f"{WEBHOOK} {__version__}", additions=True)
+_BASE = 58
+"""Characters that the API server keeps of a ``generateName``."""
 MeshedBy = Literal["webhook", "command", "another", ""]
 _NOT_OURS = frozenset((SkipReason.MIRROR_POD, SkipReason.UNSUPPORTED_RESOURCE))
 
@@ -157,9 +159,18 @@ def _excluded(text: str, mesh: Mesh, *, is_meshed: bool) -> Reason:
 
 def _outcome(subject: Subject, mesh: Mesh, found: Judgement) -> Outcome:
     profile = get_profile(mesh.values.meshgraft.profile)
-    return mutate(
-        found.original, subject.where.namespace, subject.owner, mesh.values, profile, ORIGIN
-    )
+    owner = _owner_at_admission(subject)
+    return mutate(found.original, subject.where.namespace, owner, mesh.values, profile, ORIGIN)
+
+
+def _owner_at_admission(subject: Subject) -> Owner:
+    """Whom the webhook took for the workload: a pod that stands for itself has no name yet, where
+    the API server makes one up from ``generateName``."""
+    meta = subject.pod["metadata"]
+    prefix = meta.get("generateName") or ""
+    if subject.owner.kind != "pod" or not prefix or not meta["name"].startswith(prefix[:_BASE]):
+        return subject.owner
+    return replace(subject.owner, name=prefix)
 
 
 def _without_effect(subject: Subject, mesh: Mesh, found: Judgement) -> tuple[Reason, ...]:

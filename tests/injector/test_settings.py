@@ -72,6 +72,8 @@ def test_an_empty_file_and_no_file_give_the_defaults(tmp_path: Path) -> None:
         ("proxy: {ports: {admin: high}}", "$.proxy.ports.admin"),
         ("meshgraft: {profile: istio}", "$.meshgraft.profile"),
         ("proxy: {ports: {inbound: 0}}", "$.proxy.ports.inbound"),
+        ("imagePullPolicy: Allways", "$.imagePullPolicy"),
+        ("proxy: {image: {pullPolicy: Allways}}", "$.proxy.image.pullPolicy"),
         ("proxy: {ports: {inbound: 70000}}", "$.proxy.ports.inbound"),
         ("proxy: {uid: 0}", "$.proxy.uid"),
         ("proxy: {gid: -2}", "$.proxy.gid"),

@@ -10,10 +10,11 @@ import pytest
 from kubeapi.client import ApiServer, ApiServerError
 from kubeapi.config import load_config
 from kubeapi.objects import ObjectRef, RefError, parse_ref, read, write
+from kubeapi.reading import MUTATING_WEBHOOKS, NAMESPACES, SECRETS
 from tests.kubeapi.fake_apiserver import Fault
 from tests.kubeapi.keeping_apiserver import keeping
 
-REF = ObjectRef("v1", "secrets", "tls", "shop")
+REF = ObjectRef(SECRETS, "tls", "shop")
 
 
 @pytest.mark.parametrize(
@@ -21,8 +22,8 @@ REF = ObjectRef("v1", "secrets", "tls", "shop")
     [
         (REF, "api/v1/namespaces/shop/secrets/tls", "secrets shop/tls"),
         (
-            ObjectRef("a.k8s.io/v1", "mutatingwebhookconfigurations", "hooks"),
-            "apis/a.k8s.io/v1/mutatingwebhookconfigurations/hooks",
+            ObjectRef(MUTATING_WEBHOOKS, "hooks"),
+            "apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/hooks",
             "mutatingwebhookconfigurations hooks",
         ),
     ],
@@ -36,12 +37,12 @@ def test_the_path_is_by_group_and_namespace(ref: ObjectRef, path: str, text: str
 @pytest.mark.parametrize("text", ["tls", "/tls", "shop/", "shop/a/b", "shop/..", "Shop/tls", ""])
 def test_what_is_no_reference_is_said_to_be_none(text: str) -> None:
     with pytest.raises(RefError, match=r"is not NAMESPACE/NAME|cannot be the name"):
-        parse_ref(text, "v1", "secrets")
+        parse_ref(text, SECRETS)
 
 
 def test_a_name_is_needed() -> None:
     with pytest.raises(RefError):
-        ObjectRef("v1", "namespaces", "")
+        ObjectRef(NAMESPACES, "")
 
 
 def test_of_two_writers_the_second_loses(tmp_path: Path) -> None:

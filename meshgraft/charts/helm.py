@@ -65,7 +65,8 @@ def render(request: Request) -> Rendered:
     if program is None:
         raise CommandError(
             "the charts are rendered by Helm, and neither its library nor the program helm is"
-            " here: pip install 'meshgraft[install]', or install helm (https://helm.sh)"
+            " here: install the extra `install` (pip install -e '.[install]' in a clone), or helm"
+            " (https://helm.sh)"
         )
     return _by_program(program, request)
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import yaml
 
+from meshgraft._errors import CommandError
+
 Document = str
 """One object as YAML text, with its comments, without the ``---``."""
 
@@ -40,7 +42,11 @@ def documents(text: str) -> list[Document]:
 
 def in_order(objects: Iterable[Document]) -> list[Document]:
     """Helm's order: what others need comes first, the webhook after what answers it, and kinds
-    that Kubernetes does not know by itself last. Objects of one kind keep their order."""
+    that Kubernetes does not know by itself last. Objects of one kind keep their order.
+
+    Raises:
+        CommandError: one of them is no YAML.
+    """
     return sorted(objects, key=_rank)
 
 
@@ -50,5 +56,10 @@ def stream(objects: Iterable[Document]) -> str:
 
 
 def _rank(document: Document) -> int:
-    kind = yaml.safe_load(document)["kind"]
+    try:
+        kind = yaml.safe_load(document)["kind"]
+    except yaml.YAMLError as error:
+        where = document.partition("\n")[0].removeprefix("# Source: ")
+        detail = " ".join(str(error).split())
+        raise CommandError(f"{where}: these values make no YAML of it: {detail}") from error
     return _ORDER.index(kind) if kind in _ORDER else len(_ORDER)

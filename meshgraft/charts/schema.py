@@ -20,7 +20,7 @@ Labels = dict[str, str]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Portion = int | Annotated[str, msgspec.Meta(pattern=r"^[0-9]+%$")]
 """A number, or a percentage."""
-Folder = Annotated[str, msgspec.Meta(pattern=r"^/[^,:]+$")]
+Folder = Annotated[str, msgspec.Meta(pattern=r"^/[^,:\s]+$")]
 PortList = Annotated[
     str, msgspec.Meta(pattern=r"^\s*([0-9]+(-[0-9]+)?(\s*,\s*[0-9]+(-[0-9]+)?)*)?\s*$")
 ]

@@ -26,8 +26,11 @@ REQUEST = Request(
     set_file=["e=/f"],
 )
 
+# Started by the shell: the path of an interpreter behind #! may have no space in it.
 PROGRAM = """\
-#!{python}
+#!/bin/sh
+'''exec' "{python}" "$0" "$@"
+' '''
 import json, pathlib, sys
 given = sys.argv[1:]
 files = [given[i + 1] for i, flag in enumerate(given) if flag == "--values"]
@@ -76,7 +79,7 @@ def test_what_the_program_complains_of_is_told(program: Path) -> None:
 
 
 def test_with_neither_it_is_said_what_to_install(program: Path) -> None:
-    with pytest.raises(CommandError, match=r"meshgraft\[install\].*helm\.sh"):
+    with pytest.raises(CommandError, match=r"extra `install`.*helm\.sh"):
         render(REQUEST)
 
 

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import yaml
 
+from meshgraft._errors import CommandError
 from meshgraft.charts.manifests import documents, in_order, stream
 
 
@@ -36,3 +37,8 @@ def test_a_namespace_is_first_and_the_webhook_after_what_answers_it() -> None:
     for shuffled in itertools.permutations(kinds):
         ordered = in_order(f"kind: {kind}\n" for kind in shuffled)
         assert [yaml.safe_load(each)["kind"] for each in ordered] == kinds
+
+
+def test_what_is_no_yaml_is_told_by_its_template() -> None:
+    with pytest.raises(CommandError, match=r"^meshgraft/templates/a.yaml: .*mapping values"):
+        in_order(["# Source: meshgraft/templates/a.yaml\nkind: A\nb: c: d\n"])

@@ -37,6 +37,7 @@ MISTAKES: list[tuple[ChartName, Tree, str]] = [
     (INJECTOR, {"nodeProxy": {"allowFrom": ["10.0.0.0"]}}, "nodeProxy.allowFrom[0]"),
     (INJECTOR, {"controllerLogLevel": "warn"}, "controllerLogLevel"),
     (INJECTOR, {"cniEnabled": "yes"}, "cniEnabled"),
+    (INJECTOR, {"imagePullPolicy": "Allways"}, "imagePullPolicy"),
     (CNI, {"inboundPort": 4143}, "'inboundPort'"),
     (CNI, {"inboundProxyPort": 0}, "inboundProxyPort"),
     (CNI, {"ignoreInboundPorts": "ssh"}, "ignoreInboundPorts"),

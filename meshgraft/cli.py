@@ -50,4 +50,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CommandError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ImportError as error:
+        if not (package := _absent(error)):
+            raise
+        print(
+            f"Error: the Python package {package} is not here: install meshgraft with the extra"
+            " `cni` (pip install -e '.[cni]' in a clone; it wants gcc and Python's headers)",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _absent(error: BaseException | None) -> str | None:
+    """Which package of the node half's extra could not be imported; None for another defect."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            package = error.name.partition(".")[0]
+            if package in ("pyroute2", "iptc"):
+                return package
+        error = error.__cause__
+    return None

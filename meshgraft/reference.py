@@ -62,8 +62,9 @@ _COMMANDS_HEAD = """\
 Made from the command line's own code by `python -m meshgraft.reference`; do not edit. The same is
 in `meshgraft COMMAND --help`.
 
-Exit codes: 0 for success, 1 for an error, which is a sentence on stderr. `network-validator` ends
-with 95 where traffic is not redirected, as Linkerd's does.
+Exit codes: 0 for success, 1 for an error, which is a sentence on stderr, 2 for a command line that
+is not understood. `network-validator` ends with 95 where traffic is not redirected, as Linkerd's
+does.
 
 """
 

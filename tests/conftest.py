@@ -10,6 +10,11 @@ _SLOW_FOLDERS = ("apiserver", "dataplane", "cni_plugin", "demo")
 """Folders whose tests start processes or make namespaces; the others come first."""
 
 
+def pytest_configure() -> None:
+    """Have the usual umask: the modes of what is made are among what tests expect."""
+    os.umask(0o022)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the tests, and skip those that need root where we are not."""
     items.sort(key=_rank)

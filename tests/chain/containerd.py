@@ -184,7 +184,7 @@ class Containerd:
         return self.log.read_text(errors="replace")
 
     def _inside(self, *command: str) -> list[str]:
-        return ["nsenter", "-t", str(self.pid), "-m", "-n", "-p", "--", *command]
+        return ["nsenter", "-t", str(self.pid), "-r", "-m", "-n", "-p", "--", *command]
 
     def _wait(self, what: str, is_so: Callable[[], bool], seconds: float = _READY_SECONDS) -> None:
         deadline = time.monotonic() + seconds

@@ -334,6 +334,36 @@ def test_a_template_is_fetched_once_for_all_pods_of_its_owner(tmp_path: Path) ->
     within(tmp_path, [namespace("shop", ENABLED), replica_set, *pods], work)
 
 
+def test_templates_are_not_all_asked_for_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed_down = namespace("shop", {**ENABLED, "config.linkerd.io/proxy-uid": "7"})
+    place = gather.where_of(handed_down)
+    pods = [injected(live(f"p{number}"), place) for number in range(3 * gather.AT_ONCE)]
+    for number, each in enumerate(pods):
+        each["metadata"] |= owned("StatefulSet", f"s{number}")
+    asking, most, original = 0, 0, reading.read
+
+    async def read(*args: Any, **more: Any) -> Object | None:
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        try:
+            return await original(*args, **more)
+        finally:
+            asking -= 1
+
+    async def work(cluster: FakeCluster, api: ApiServer) -> None:
+        surroundings = Surroundings(api, Notes())
+        await surroundings.load("shop")
+        monkeypatch.setattr(reading, "read", read)
+        assert len(await surroundings.subjects(pods)) == len(pods)
+        assert len(cluster.asked) > len(pods)
+        assert most == gather.AT_ONCE
+
+    within(tmp_path, [namespace("shop", ENABLED)], work)
+
+
 def test_when_a_namespace_was_annotated_is_read_from_its_managed_fields() -> None:
     obj = namespace("shop", ENABLED)
     entry: Object = {"f:metadata": {"f:annotations": {"f:linkerd.io/inject": {}}}}

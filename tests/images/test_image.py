@@ -138,10 +138,11 @@ def test_the_webhook_answers_a_review_over_tls(node: Containerd, tmp_path: Path)
     writable = tmp_path / "tmp"  # by anyone, as an emptyDir is
     writable.mkdir()
     writable.chmod(0o777)
+    # A copy: in a checkout that is its owner's only, the image's user could not read it.
+    (writable / "namespaces.json").write_bytes((DATA / "namespaces.json").read_bytes())
     with running_pod(node, "webhook") as pod:
-        mounts = {"/tmp": (writable, False), "/data": (DATA, True)}
-        args = ["--cert-dir", "/tmp", "--offline-objects", "/data/namespaces.json"]
-        pod.start("webhook", *args, mounts=mounts)
+        args = ["--cert-dir", "/tmp", "--offline-objects", "/tmp/namespaces.json"]
+        pod.start("webhook", *args, mounts={"/tmp": (writable, False)})
 
         def is_ready() -> None:
             with contextlib.closing(HTTPConnection(pod.address, 9995)) as connection:

@@ -196,17 +196,10 @@ def _admin_listener(config: EnvoyConfig) -> Json:
             "route": {"cluster": "admin", "prefix_rewrite": "/stats/prometheus"},
         },
     ]
-    if config.shutdown_endpoint:
-        routes.append(
-            {
-                "match": {"path": "/shutdown", "headers": [_method("POST")]},
-                "route": {"cluster": "admin", "prefix_rewrite": "/quitquitquit"},
-            }
-        )
     listener = {
         "name": "admin",
         "address": _address("0.0.0.0", config.admin_port),
-        "filter_chains": [{"filters": [_admin_http(routes)]}],
+        "filter_chains": [{"filters": [_admin_http(routes, config)]}],
         "ignore_global_conn_limit": True,
     }
     if config.ipv6:
@@ -214,13 +207,38 @@ def _admin_listener(config: EnvoyConfig) -> Json:
     return listener
 
 
-def _admin_http(routes: list[Json]) -> Json:
+_SHUTDOWN = """\
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  if headers:get(":path") ~= "/shutdown" or headers:get(":method") ~= "POST" then
+    return
+  end
+  local from = handle:streamInfo():downstreamDirectRemoteAddress()
+  if not (from:find("^127%.") or from:find("^%[::1%]")) then
+    handle:respond({[":status"] = "403"}, "only from within the pod\\n")
+    return
+  end
+  local quit = {[":method"] = "POST", [":path"] = "/quitquitquit", [":authority"] = "localhost"}
+  handle:httpCall("admin", quit, "", 1000, true)
+  handle:respond({[":status"] = "200"}, "shutdown\\n")
+end
+"""
+"""Answers before Envoy ends, which a route to ``/quitquitquit`` does not; and, as Linkerd's proxy,
+only those who are in the pod."""
+
+
+def _shutdown() -> Json:
+    code = {"inline_string": _SHUTDOWN}
+    return _named("envoy.filters.http.lua", "http.lua.v3.Lua", default_source_code=code)
+
+
+def _admin_http(routes: list[Json], config: EnvoyConfig) -> Json:
     return _named(
         "envoy.filters.network.http_connection_manager",
         "network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix="admin_listener",
         generate_request_id=False,
-        http_filters=[_router()],
+        http_filters=[*([_shutdown()] if config.shutdown_endpoint else []), _router()],
         route_config={
             "name": "admin",
             "virtual_hosts": [{"name": "admin", "domains": ["*"], "routes": routes}],
@@ -229,11 +247,8 @@ def _admin_http(routes: list[Json]) -> Json:
 
 
 def _get(path: str) -> Json:
-    return {"path": path, "headers": [_method("GET|HEAD")]}
-
-
-def _method(pattern: str) -> Json:
-    return {"name": ":method", "string_match": {"safe_regex": {"regex": pattern}}}
+    method = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD"}}}
+    return {"path": path, "headers": [method]}
 
 
 # --- filters -----------------------------------------------------------------------------------

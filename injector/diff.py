@@ -1,8 +1,8 @@
-"""The JSON patch (RFC 6902) from one object to another, quickly where the two share most.
+"""The JSON patch (RFC 6902) from one object to another, found by walking both at once.
 
-jsonpatch finds the operations. It serialises and copies every value on the way, which takes ten
-times as long as all else that is done for a pod; so it is shown stand-ins for those values that
-it need not look into: what both objects share, and what is wholly new.
+Inject adds members and items and changes hardly any, so that the walk finds the operations itself
+in a tenth of the time that jsonpatch takes. A list that lost or reordered items is left to
+jsonpatch, which knows moves.
 """
 
 from __future__ import annotations
@@ -14,55 +14,85 @@ import jsonpatch
 from injector.model import Object
 
 Operation = dict[str, Any]
-_LONE = "\udfff"
-
-
-class _StandIn(str):
-    """A short text in place of a value; never seen outside this module.
-
-    It begins with half a character (a lone surrogate), so that no text that was decoded from
-    UTF-8 is ever taken for one.
-    """
-
-    __slots__ = ()
 
 
 def diff(before: Object, after: Object) -> list[Operation]:
-    """The operations that make ``before`` into ``after``; none where they are equal."""
-    if before is after:
-        return []
-    hidden: list[Any] = []
-    reduced = _reduce(before, after, hidden)
-    operations: list[Operation] = jsonpatch.make_patch(*reduced).patch
-    for operation in operations:
-        if isinstance(operation.get("value"), _StandIn):
-            operation["value"] = hidden[_number(operation["value"])]
+    """The operations that make ``before`` into ``after``; none where they are equal.
+
+    Values are those of ``after`` itself, not copies.
+    """
+    operations: list[Operation] = []
+    _members(before, after, "", operations)
     return operations
 
 
-def _hide(value: Any, hidden: list[Any]) -> _StandIn:
-    hidden.append(value)
-    return _StandIn(f"{_LONE}{len(hidden) - 1}")
+def _pointer(path: str, key: str) -> str:
+    """The JSON pointer (RFC 6901) of a member."""
+    return f"{path}/{key.replace('~', '~0').replace('/', '~1')}"
 
 
-def _number(stand_in: _StandIn) -> int:
-    return int(stand_in.removeprefix(_LONE))
-
-
-def _reduce(before: Object, after: Object, hidden: list[Any]) -> tuple[Object, Object]:
-    """Both objects, without the members that are one and the same in both, and with stand-ins
-    for members that only ``after`` has."""
-    left, right = dict(before), dict(after)
+def _members(before: Object, after: Object, path: str, operations: list[Operation]) -> None:
+    if before is after:
+        return
+    operations.extend(
+        {"op": "remove", "path": _pointer(path, key)} for key in before if key not in after
+    )
     for key, new in after.items():
         if key not in before:
-            right[key] = _hide(new, hidden)
-        elif (old := before[key]) is new:
-            del left[key], right[key]
-        elif isinstance(old, dict) and isinstance(new, dict):
-            left[key], right[key] = _reduce(old, new, hidden)
-        elif isinstance(old, list) and isinstance(new, list):
-            left[key], right[key] = _reduce_lists(old, new, hidden)
-    return left, right
+            operations.append({"op": "add", "path": _pointer(path, key), "value": new})
+        elif before[key] is not new:
+            _value(before[key], new, _pointer(path, key), operations)
+
+
+def _value(old: Any, new: Any, path: str, operations: list[Operation]) -> None:
+    if isinstance(old, dict) and isinstance(new, dict):
+        _members(old, new, path, operations)
+    elif isinstance(old, list) and isinstance(new, list):
+        _items(old, new, path, operations)
+    elif type(old) is not type(new) or old != new:  # 1 is not true, though Python says so
+        operations.append({"op": "replace", "path": path, "value": new})
+
+
+def _items(before: list[Any], after: list[Any], path: str, operations: list[Operation]) -> None:
+    counterparts = _aligned(before, after)
+    if counterparts is None:
+        found: list[Operation] = jsonpatch.make_patch(before, after).patch
+        operations.extend(_below(path, operation) for operation in found)
+        return
+    for index, (is_new, old) in enumerate(counterparts):
+        # What came before is in place by now, so that the index is that of ``after``.
+        if is_new:
+            operations.append({"op": "add", "path": f"{path}/{index}", "value": after[index]})
+        elif old is not after[index]:
+            _value(old, after[index], f"{path}/{index}", operations)
+
+
+def _aligned(before: list[Any], after: list[Any]) -> list[tuple[bool, Any]] | None:
+    """For each item of ``after`` whether it is new, and else the one that it was; None where
+    something of ``before`` is missing or comes in another order."""
+    rest = iter(before)
+    waiting = next(rest, _NONE)
+    counterparts: list[tuple[bool, Any]] = []
+    for new in after:
+        if waiting is not _NONE and _same(waiting, new):
+            counterparts.append((False, waiting))
+            waiting = next(rest, _NONE)
+        else:
+            counterparts.append((True, None))
+    return counterparts if waiting is _NONE else None
+
+
+_NONE = object()
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether two items stand for the same thing: of one name (containers, volumes), or equal."""
+    if old is new:
+        return True
+    name = _name(old)
+    if name is not None or _name(new) is not None:
+        return name == _name(new)
+    return type(old) is type(new) and bool(old == new)
 
 
 def _name(item: Any) -> str | None:
@@ -70,18 +100,6 @@ def _name(item: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _reduce_lists(
-    before: list[Any], after: list[Any], hidden: list[Any]
-) -> tuple[list[Any], list[Any]]:
-    """Both lists with stand-ins: for items that are one and the same in both, and for named ones
-    (containers, volumes) that are new. Others are left to be looked into."""
-    kept = {id(item) for item in before} & {id(item) for item in after if isinstance(item, dict)}
-    shared = {id(item): _hide(item, hidden) for item in before if id(item) in kept}
-    names = {_name(item) for item in before}
-
-    def stand_in(item: Any) -> Any:
-        if id(item) in shared:
-            return shared[id(item)]
-        return item if _name(item) in (None, *names) else _hide(item, hidden)
-
-    return [shared.get(id(item), item) for item in before], [stand_in(item) for item in after]
+def _below(path: str, operation: Operation) -> Operation:
+    pointers = ("path", "from")
+    return {key: path + value if key in pointers else value for key, value in operation.items()}

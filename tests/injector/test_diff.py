@@ -88,8 +88,16 @@ def test_a_changed_container_is_patched_inside() -> None:
     ]
 
 
-def test_no_text_that_a_user_can_write_is_taken_for_a_stand_in() -> None:
-    text = "\0" + "0\0"
-    before: Object = {"old": text, "same": text}
-    after: Object = {"new": "other", "same": text}
-    assert _applied(before, after) == after
+def test_a_list_that_lost_items_is_patched_in_place() -> None:
+    before: Object = {"spec": {"args": ["a", "b", "c"], "kept": [1]}}
+    after: Object = {"spec": {"args": ["c", "d"], "kept": [True]}}
+    assert _typed(_applied(before, after)) == _typed(after)
+
+
+def test_a_pointer_escapes_what_stands_for_something_in_it() -> None:
+    before: Object = {"a/b": {"~c": [{"name": "x", "d": 1}]}}
+    after: Object = {"a/b": {"~c": [{"name": "y"}, {"name": "x", "d": 2}]}}
+    assert diff(before, after) == [
+        {"op": "add", "path": "/a~1b/~0c/0", "value": {"name": "y"}},
+        {"op": "replace", "path": "/a~1b/~0c/1/d", "value": 2},
+    ]

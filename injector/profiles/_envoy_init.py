@@ -62,7 +62,9 @@ def _init_rights(values: Values) -> Object:
 def validator(values: Values, redirect: Redirect) -> Object:
     """Waits until the rules that the CNI plugin set are seen to work, and fails if they are not.
 
-    For the inbound ones it takes the word of the node's agent, if that comes soon.
+    For the inbound ones it takes the word of the node's agent, if that comes soon. The command is
+    the static program of the image, which hands anything but a healthy pod over to
+    ``meshgraft network-validator``.
     """
     settings = values.network_validator
     ipv6 = not values.disable_ipv6
@@ -70,7 +72,7 @@ def validator(values: Values, redirect: Redirect) -> Object:
     return {
         "name": VALIDATOR,
         **_own_image(values),
-        "command": ["meshgraft", "network-validator"],
+        "command": ["meshgraft-network-validator"],
         "args": [
             "--connect-addr",
             settings.connect_addr or ("[fd00::1]:20001" if ipv6 else "1.1.1.1:20001"),

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from cni_plugin.backends import Backend, choose
@@ -135,7 +136,8 @@ def _prove_validator(
     Root here, because another user may not reach the virtual environment; but no capability.
     """
     container = container_of(patched, "meshgraft-network-validator")
-    argv = [sys.executable, "-m", *container["command"], *container["args"]]
+    program, *rest = container["command"]
+    argv = [str(Path(sys.executable).with_name(program)), *rest, *container["args"]]
     said = []
     for pod in meshed:
         done = subprocess.run(

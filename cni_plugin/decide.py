@@ -21,6 +21,7 @@ from injector.annotations.parse import (
     parse_cidr_list,
     parse_int,
     parse_port_list,
+    shortened,
 )
 from injector.annotations.redirect import (
     ANNOTATION,
@@ -208,7 +209,7 @@ class _Annotations:
         return self._annotations.get(f"config.linkerd.io/{key}", "").strip()
 
     def _warn(self, what: str, text: str, error: BadValue, instead: str) -> None:
-        self.warnings.append(f"{what}: {text!r}: expected {error}; {instead}")
+        self.warnings.append(f"{what}: {shortened(text)!r}: expected {error}; {instead}")
 
 
 def _joined(items: Iterable[int | str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from injector.annotations import OPAQUE_PORTS, BadItems, is_port_name
-from injector.annotations.parse import parse_opaque_port_text
+from injector.annotations.parse import MOST_ITEMS, parse_opaque_port_text
 from injector.model import Object
 from injector.pods import containers
 from injector.values import Values
@@ -63,12 +63,15 @@ def resolve_opaque_ports(text: str, pod: Object) -> tuple[str, tuple[str, ...]]:
 
     Returns the list, and warnings about items that are neither a port nor such a name.
     """
-    bad: tuple[str, ...] = ()
+    not_ports: tuple[str, ...] = ()
     try:
         text = parse_opaque_port_text(text)
     except BadItems as error:
-        text, bad = error.good, error.bad
-    not_ports = _left_out(bad, "not a port")
+        text, not_ports = error.good, _left_out(error.bad, "not a port")
+        if error.excess:
+            not_ports += (
+                f"{OPAQUE_PORTS}: {error.excess} items left out: at most {MOST_ITEMS} count",
+            )
     items = text.split(",")
     if not any(map(is_port_name, items)):
         return text, not_ports

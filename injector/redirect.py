@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from injector.annotations import BadItems, PortRange, Redirect, parse_cidr_list, parse_port_list
+from injector.annotations.parse import shortened
 from injector.values import Values
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ def _lenient(
     try:
         return parse(text)
     except BadItems as error:
-        warnings.append(f"values: {path}: {text!r}: expected {error}")
+        warnings.append(f"values: {path}: {shortened(text)!r}: expected {error}")
         good: tuple[T, ...] = error.good
         return good
 

@@ -25,13 +25,9 @@ from injector.annotations import (
     is_unknown,
     parse_quantity,
 )
-from injector.annotations.parse import whole_cores
+from injector.annotations.parse import shortened, whole_cores
 from injector.values import Resource, Resources, Values
 
-_LONGEST_SHOWN = 64
-"""Characters of a bad value that a warning repeats: the API server cuts long warnings off."""
-_LONGEST_VALUE = 256 * 1024
-"""Bytes that the API server takes for all annotations of an object; it looks after we did."""
 _MOST_UNKNOWN = 10
 """Unknown keys for which a near one is looked for: each costs half a millisecond, and a pod may
 bring ten thousand while all others wait."""
@@ -101,8 +97,8 @@ def _replace(struct: Any, tree: Mapping[str, Any]) -> Any:
     )
 
 
-def _shown(value: str) -> str:
-    return repr(value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "…")
+def _shown(row: Annotation, value: str) -> str:
+    return "its value" if row.secret else repr(shortened(value))
 
 
 @dataclass(slots=True)
@@ -118,16 +114,18 @@ class _Read:
 def _read(row: Annotation, text: str, layer: str, warnings: list[str]) -> _Read | None:
     """The value of an annotation, or None and a warning; a list's good items count."""
     try:
-        if len(text) > _LONGEST_VALUE:
-            # Reading megabytes would hold up all other pods, for one that is refused anyway.
-            raise BadValue(f"at most {_LONGEST_VALUE} characters, as the API server")
+        if len(text) > row.longest:
+            # Reading on would hold up all other pods.
+            raise BadValue(f"at most {row.longest} characters, not {len(text)}")
         return _Read(text, row.parse(text), readable=text)
     except BadItems as error:
-        warnings.append(f"{row.key}: {_shown(text)} on the {layer}: expected {error}")
+        warnings.append(f"{row.key}: {_shown(row, text)} on the {layer}: expected {error}")
         readable = error.good if isinstance(error.good, str) else None
         return _Read(text, error.good, readable) if error.good else None
     except BadValue as error:
-        warnings.append(f"{row.key}: {_shown(text)} on the {layer} is not used: expected {error}")
+        warnings.append(
+            f"{row.key}: {_shown(row, text)} on the {layer} is not used: expected {error}"
+        )
         return None
 
 

@@ -60,15 +60,30 @@ def _cut_json(text: str) -> list[Piece]:
 
 def join(parts: list[str]) -> str:
     """Documents' texts as one text, with a separator wherever one is missing."""
-    result = ""
+    joined: list[str] = []
+    end = ""
+    """The last characters of what was joined: all that the next separator hangs on."""
+    is_blank = True
+
+    def put(text: str) -> None:
+        nonlocal end
+        joined.append(text)
+        end = (end + text[-_END:])[-_END:]
+
     for part in parts:
-        if result and not result.endswith("\n"):
-            result += "\n"
-        if result.strip() and not part.startswith("---"):
+        if end and not end.endswith("\n"):
+            put("\n")
+        if not is_blank and not part.startswith("---"):
             # A directive is only allowed after the end of the document before.
             if not part.startswith("%"):
-                result += "---\n"
-            elif not result.endswith("\n...\n"):
-                result += "...\n"
-        result += part
-    return result if not result or result.endswith("\n") else result + "\n"
+                put("---\n")
+            elif not end.endswith("\n...\n"):
+                put("...\n")
+        put(part)
+        is_blank = is_blank and not part.strip()
+    if end and not end.endswith("\n"):
+        put("\n")
+    return "".join(joined)
+
+
+_END = len("\n...\n")

@@ -11,9 +11,12 @@ from typing import Annotated, Any
 
 import msgspec
 
-from injector.annotations.parse import BadItems, BadValue
+from injector.annotations.parse import BadItems, BadValue, shortened
 
 _EXPECTED = 'a JSON list of EnvVars, such as [{"name": "KEY", "value": "text"}]'
+LONGEST = 64 * 1024
+"""Characters of the whole list that are read."""
+_MOST_VARIABLES = 256
 _NAME = re.compile(r"[ -<>-~]+", re.ASCII)
 """Printable ASCII without ``=``: what the API server accepts."""
 
@@ -97,8 +100,23 @@ def parse_env(text: str) -> list[dict[str, Any]]:
         items = msgspec.json.decode(text, type=list[Any])
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise BadValue(_EXPECTED) from None
-    good = [item for item in items if _is_env(item)]
-    if len(good) < len(items):
-        bad = tuple(msgspec.json.encode(item).decode() for item in items if not _is_env(item))
-        raise BadItems(_EXPECTED, bad, good)
+    good: list[dict[str, Any]] = []
+    bad: list[str] = []
+    for number, item in enumerate(items[:_MOST_VARIABLES], start=1):
+        if _is_env(item):
+            good.append(item)
+        else:
+            bad.append(_called(number, item))
+    if len(items) > _MOST_VARIABLES:
+        bad.append(f"all after the first {_MOST_VARIABLES}")
+    if bad:
+        raise BadItems(_EXPECTED, tuple(bad), good)
     return good
+
+
+def _called(number: int, item: Any) -> str:
+    """How a bad variable is called in a warning: never by its value, which may be a secret, nor by
+    what stands behind a ``=`` in its name."""
+    name = item.get("name") if isinstance(item, dict) else None
+    text = name.partition("=")[0] if isinstance(name, str) else ""
+    return f"variable {shortened(text)}" if text else f"item {number}"

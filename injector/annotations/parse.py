@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -20,8 +21,15 @@ from injector.annotations.redirect import PortRange
 T = TypeVar("T")
 MAX_PORT = 65535
 _MAX_INT64 = 2**63 - 1
+_LONGEST_TEXT = 64
+"""No number, duration or quantity that means something is longer; keeps the arithmetic bounded."""
 _MOST_SHOWN = 10
-"""Bad items of a list that are named: a list may hold a hundred thousand."""
+"""Bad items of a list that are named."""
+MOST_ITEMS = 1000
+"""Items of a list that count. More of them would not fit into a container's argument (128 KiB), nor
+be set as rules, and reading them would hold up all other pods."""
+_LONGEST_ITEM = 64
+"""Characters; no port, range, port name or CIDR is longer."""
 
 
 class BadValue(ValueError):
@@ -32,13 +40,25 @@ class BadValue(ValueError):
 class BadItems(BadValue):
     """Some items of a list are bad. ``good`` is the list's value without them."""
 
-    def __init__(self, expected: str, bad: tuple[str, ...], good: Any) -> None:
-        shown = ", ".join(repr(item) for item in bad[:_MOST_SHOWN])
+    def __init__(self, expected: str, bad: tuple[str, ...], good: Any, excess: int = 0) -> None:
+        """``excess`` items beyond `MOST_ITEMS` were not looked at."""
+        shown = ", ".join(repr(shortened(item)) for item in bad[:_MOST_SHOWN])
         if len(bad) > _MOST_SHOWN:
             shown += f" and {len(bad) - _MOST_SHOWN} more"
-        super().__init__(f"{expected}; not usable: {shown}")
+        parts = [expected]
+        if bad:
+            parts.append(f"not usable: {shown}")
+        if excess:
+            parts.append(f"at most {MOST_ITEMS} items: {excess} more left out")
+        super().__init__("; ".join(parts))
         self.bad = bad
         self.good = good
+        self.excess = excess
+
+
+def shortened(text: str) -> str:
+    """A text that somebody wrote, cut to what a message may repeat."""
+    return text if len(text) <= _LONGEST_ITEM else text[:_LONGEST_ITEM] + "…"
 
 
 _BOOLS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fromkeys(
@@ -64,12 +84,12 @@ def parse_int(text: str, lower: int, upper: int) -> int:
     raise BadValue(f"a whole number from {lower} to {upper}")
 
 
-_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
+_FLOAT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
 
 
 def parse_fraction(text: str) -> float:
     """A number above 0 and below 1, both exclusive."""
-    if _FLOAT.fullmatch(text) and 0 < (number := float(text)) < 1:
+    if len(text) <= _LONGEST_TEXT and _FLOAT.fullmatch(text) and 0 < (number := float(text)) < 1:
         return number
     raise BadValue("a number above 0 and below 1")
 
@@ -87,8 +107,6 @@ _UNITS = {
 }
 _DURATION_PART = re.compile(r"([0-9]*)(?:\.([0-9]*))?(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _DURATION_EXPECTED = 'a duration that is not negative and has units, such as "10s" or "1m30s"'
-_LONGEST_TEXT = 64
-"""No duration or quantity that means something is longer; keeps the arithmetic bounded."""
 
 
 class Duration(msgspec.Struct, frozen=True, order=True):
@@ -206,8 +224,8 @@ def parse_quantity(text: str) -> Quantity:
 
     Finer than a billionth is rounded up, as there.
     """
-    match = _QUANTITY.fullmatch(text)
-    if len(text) > _LONGEST_TEXT or match is None or not (match["whole"] or match["fraction"]):
+    match = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST_TEXT else None
+    if match is None or not (match["whole"] or match["fraction"]):
         raise BadValue(_QUANTITY_EXPECTED)
     fraction = match["fraction"] or ""
     digits = int((match["whole"] or "0") + fraction)
@@ -230,12 +248,15 @@ _PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])
 _RANGE = re.compile(r"([0-9]{1,5})(?:\s*-\s*([0-9]{1,5}))?", re.ASCII)
 
 
-def _items(text: str) -> list[str]:
-    """The items of a comma-separated list, trimmed; a trailing comma is none."""
-    items = [item.strip() for item in text.split(",")]
+def _items(text: str) -> tuple[list[str], int]:
+    """The first `MOST_ITEMS` items of a comma-separated list, trimmed, and how many follow; a
+    trailing comma is none."""
+    items = text.split(",", MOST_ITEMS)
+    rest = items.pop() if len(items) > MOST_ITEMS else ""
+    items = [item.strip() for item in items]
     if items[-1] == "":
         items.pop()
-    return items
+    return items, rest.rstrip(", ").count(",") + 1 if rest.strip(", ") else 0
 
 
 def _port_range(item: str) -> PortRange | None:
@@ -249,14 +270,15 @@ def _port_range(item: str) -> PortRange | None:
 def _collect(text: str, parse: Callable[[str], T | None], expected: str) -> tuple[T, ...]:
     good: list[T] = []
     bad: list[str] = []
-    for item in _items(text):
-        value = parse(item)
+    items, excess = _items(text)
+    for item in items:
+        value = parse(item) if len(item) <= _LONGEST_ITEM else None
         if value is None:
             bad.append(item)
         else:
             good.append(value)
-    if bad:
-        raise BadItems(expected, tuple(bad), tuple(good))
+    if bad or excess:
+        raise BadItems(expected, tuple(bad), tuple(good), excess)
     return tuple(good)
 
 
@@ -300,13 +322,26 @@ def parse_opaque_port_text(text: str) -> str:
     return _as_text(lambda text: _collect(text, _port_or_name, expected), text)
 
 
+_PREFIX = re.compile(r"[0-9]{1,3}", re.ASCII)
+
+
 def _cidr(item: str) -> str | None:
-    if "/" not in item:
+    """By the C library: `ipaddress` takes five times as long, and a list may hold a thousand."""
+    host, _, prefix = item.partition("/")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bits = 128 if family == socket.AF_INET6 else 32
+    if not _PREFIX.fullmatch(prefix) or (length := int(prefix)) > bits:
         return None
     try:
-        return str(ipaddress.ip_network(item, strict=False))
-    except ValueError:
+        packed = socket.inet_pton(family, host)
+    except (OSError, ValueError):
         return None
+    free = bits - length
+    number = int.from_bytes(packed) >> free << free
+    written = socket.inet_ntop(family, number.to_bytes(bits // 8))
+    if family == socket.AF_INET6 and "." in written:
+        written = str(ipaddress.IPv6Address(number))  # as all other tools here write it
+    return f"{written}/{length}"
 
 
 def parse_cidr_list(text: str) -> tuple[str, ...]:

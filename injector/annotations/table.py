@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from injector.annotations.env import LONGEST as LONGEST_ENV
 from injector.annotations.env import parse_env
 from injector.annotations.parse import (
     MAX_PORT,
@@ -44,6 +45,10 @@ CLOSE_WAIT_TIMEOUT = PREFIX + "close-wait-timeout"
 _MAX_ID = 2**31 - 1
 """What Kubernetes takes for runAsUser and runAsGroup."""
 
+_LISTS = frozenset(("port list", "CIDR list"))
+_LONGEST_LIST = 256 * 1024
+"""All that the API server takes; of how many items is read, the parser knows."""
+
 Parser = Callable[[str], Any]
 
 
@@ -69,6 +74,10 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the layers add up, item by item by name, instead of replacing each other."""
     inherited: bool = True
     """Whether a pod that lacks the key gets it from its namespace."""
+    longest: int = 256
+    """Characters that are read at most: a parser never sees more."""
+    secret: bool = False
+    """Whether the text may hold secrets, so that no message repeats it."""
     hidden_by: tuple[str, ...] = ()
     """Keys that, where present on either, make this one void."""
 
@@ -77,6 +86,8 @@ def _row(
     name: str, kind: str, parse: Parser, sets: str | None, default: str, effect: str, **rest: Any
 ) -> Annotation:
     key = name if "/" in name else PREFIX + name
+    if kind in _LISTS:
+        rest = {"longest": _LONGEST_LIST, **rest}
     return Annotation(
         key=key, type=kind, parse=parse, sets=sets, default=default, effect=effect, **rest
     )
@@ -327,6 +338,7 @@ _OBSERVING = (
         "proxy.logLevel",
         "warn,linkerd=info,hickory=error",
         "What the proxy logs.",
+        longest=1024,
     ),
     _choice(
         "proxy-log-http-headers",
@@ -488,6 +500,8 @@ _LIFE = (
         "[]",
         "Environment variables to add to the proxy's; namespace and pod are merged by name.",
         merges=True,
+        longest=LONGEST_ENV,
+        secret=True,
     ),
 )
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import re
 
 from injector.annotations import (
     PREFIX,
@@ -13,6 +11,7 @@ from injector.annotations import (
     PortRange,
     parse_port_list,
 )
+from injector.kept import Kept
 from injector.model import Additions, BuildInput, Object
 from injector.profiles._envoy_hooks import drain_seconds, lifecycle
 from injector.profiles._envoy_init import INIT, VALIDATOR, init, validator
@@ -196,10 +195,14 @@ def _args(given: BuildInput) -> list[str]:
     return args
 
 
-@functools.lru_cache(maxsize=256)
+_BOOTSTRAPS: Kept[EnvoyConfig] = Kept(most_characters=4 * 1024 * 1024)
+"""The pods of a cluster share a handful of bootstraps of some 12 KiB each."""
+
+
 def _bootstrap_arg(config: EnvoyConfig) -> str:
-    """The pods of a cluster share a handful of bootstraps of some 12 KiB each."""
-    return _literal(json.dumps(bootstrap(config), separators=(",", ":")))
+    return _BOOTSTRAPS.get(
+        config, lambda: _literal(json.dumps(bootstrap(config), separators=(",", ":")))
+    )
 
 
 def _literal(text: str) -> str:
@@ -278,9 +281,9 @@ _LEVELS = {
 def _log_level(text: str) -> str:
     """Envoy's level for a log filter of Linkerd's proxy, such as ``warn,linkerd=info``: the
     first directive that names no module counts; the rest is about code that Envoy has not."""
-    for directive in re.split(r"\s*,\s*", text.strip().lower()):
-        if directive in _LEVELS:
-            return _LEVELS[directive]
+    for directive in text.lower().split(","):
+        if level := _LEVELS.get(directive.strip()):
+            return level
     return "warning"
 
 

@@ -99,7 +99,10 @@ def test_no_opaque_ports_at_all() -> None:
 
 
 def test_a_hundred_thousand_unknown_names_make_one_short_warning() -> None:
-    text, (warning,) = resolve_opaque_ports("a," * 100_000 + "25", _pod({"containerPort": 1}))
+    text, (excess, warning) = resolve_opaque_ports(
+        "25," + "a," * 100_000, _pod({"containerPort": 1})
+    )
+    assert "99001 items left out: at most 1000 count" in excess
     assert text == "25"
-    assert "and 99995 more left out" in warning
+    assert "and 994 more left out" in warning
     assert len(warning) < 256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -74,3 +75,11 @@ def test_each_piece_knows_its_line() -> None:
 )
 def test_joined_documents_stay_apart(parts: list[str], text: str) -> None:
     assert join(parts) == text
+
+
+def test_twenty_thousand_documents_are_joined_in_no_time() -> None:
+    """The time for each further document must not grow with those before it."""
+    parts = ["a: 1\n"] * 20_000
+    started = time.process_time()
+    assert join(parts) == "a: 1\n" + "---\na: 1\n" * 19_999
+    assert time.process_time() - started < 1

@@ -18,6 +18,7 @@ NETLINK_NETFILTER = 12
 OWN_NETNS = "/proc/thread-self/ns/net"
 OWN_USER_NAMESPACE = "/proc/thread-self/ns/user"
 _NS_GET_USERNS = 0xB701
+_NS_GET_NSTYPE = 0xB703
 _EX_OSERR = 71
 
 if sys.version_info >= (3, 12):
@@ -67,6 +68,7 @@ def entered(netns_fd: int) -> Iterator[None]:
     # Before anything is opened: a number that is closed already would be given to ``home``, and
     # the pod's rules would be set in our own namespace.
     pod = identity(netns_fd)
+    _check_type(netns_fd)
     home = open_netns(OWN_NETNS)
     try:
         if identity(home) == pod:
@@ -94,6 +96,16 @@ def identity(netns_fd: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def is_own(netns_fd: int) -> bool:
+    """Whether this is the namespace that the calling thread is in.
+
+    Raises:
+        NetnsError: the descriptor is closed.
+    """
+    ours = Path(OWN_NETNS).stat()
+    return identity(netns_fd) == (ours.st_dev, ours.st_ino)
+
+
 def is_of_another_user_namespace(netns_fd: int) -> bool:
     """Whether the namespace belongs to a user namespace other than ours: ``hostUsers: false``."""
     owner = fcntl.ioctl(netns_fd, _NS_GET_USERNS)
@@ -102,6 +114,20 @@ def is_of_another_user_namespace(netns_fd: int) -> bool:
         return identity(owner) != (ours.st_dev, ours.st_ino)
     finally:
         os.close(owner)
+
+
+def _check_type(netns_fd: int) -> None:
+    """Refuse all that is no network namespace: ``setns`` takes a pidfd too, and would then put
+    a pod's rules into the namespace of that process, which may be the node's."""
+    try:
+        kind = fcntl.ioctl(netns_fd, _NS_GET_NSTYPE)
+    except OSError:
+        kind = 0
+    if kind != CLONE_NEWNET:
+        raise NetnsError(
+            f"descriptor {netns_fd} is not a network namespace; nothing was changed. "
+            "CNI_NETNS must be the path of one"
+        )
 
 
 def _enter(netns_fd: int) -> None:

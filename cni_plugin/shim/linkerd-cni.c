@@ -8,20 +8,25 @@
  *     nothing to undo and an agent that hangs blocks no deletion;
  *   - stdin that is not JSON (code 6);
  *   - ADD of a pod in an excluded namespace: prevResult, byte for byte;
- *   - when no whole answer came in time: ADD of a pod that is certainly not meshed, prevResult;
- *     any other ADD and CHECK, code 11, so that no meshed pod starts unmeshed; STATUS, code 50.
+ *   - when no whole answer came: ADD of a pod that is certainly not meshed, prevResult, at once;
+ *     any other ADD and CHECK try again until their time is over (an agent that restarts is back
+ *     within it), then code 11, so that no meshed pod starts unmeshed;
+ *   - STATUS, always success: "not available" would take the whole node out of service, and with
+ *     it the agent's own pod, which is to repair that.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -31,9 +36,11 @@
 
 #include "json.h"
 
+#define NS_GET_NSTYPE 0xb703 /* linux/nsfs.h, which musl-tools does not find */
+
 enum { MAX_ENV = 64 << 10, MAX_STDIN = 2 << 20, MAX_STDOUT = 2 << 20, MAX_STDERR = 64 << 10 };
-enum { DEFAULT_TIMEOUT_MS = 10000, MAX_TIMEOUT_MS = 600000 };
-enum { BAD_ENV = 4, IO_FAILURE, BAD_CONTENT, BAD_CONFIG, TRY_LATER = 11, NOT_AVAILABLE = 50 };
+enum { DEFAULT_TIMEOUT_MS = 10000, MAX_TIMEOUT_MS = 600000, RETRY_MS = 100 };
+enum { BAD_ENV = 4, IO_FAILURE, BAD_CONTENT, BAD_CONFIG, TRY_LATER = 11 };
 enum command { ADD = 1, CHECK = 2, DEL = 4, GC = 8, STATUS = 16, VERSION = 32 };
 
 struct request_header { char magic[4]; uint32_t version, env_len, stdin_len; };
@@ -246,8 +253,16 @@ static int open_netns(const char **problem) {
     const char *path = env("CNI_NETNS");
     if (!*path) return -1; /* STATUS */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) *problem = strerror(errno);
-    if (fd >= 0 && stat("/proc/self/ns/net", &ours) == 0 && fstat(fd, &theirs) == 0 &&
+    if (fd < 0) {
+        *problem = strerror(errno);
+        return -1;
+    }
+    if (ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNET) { /* a pidfd would lead to the node's own */
+        *problem = "it is not a network namespace";
+        close(fd);
+        return -1;
+    }
+    if (stat("/proc/self/ns/net", &ours) == 0 && fstat(fd, &theirs) == 0 &&
         ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino) {
         *problem = "it is the node's own network namespace";
         close(fd);
@@ -359,6 +374,18 @@ static const char *receive_response(int fd, struct response_header *head) {
     return NULL;
 }
 
+static const char *converse(int fd, const struct sockaddr_un *address, size_t len, int netns,
+                            struct response_header *head) {
+    /* A connect that does not block fails at once when the agent's backlog is full; this waits. */
+    const int left = time_left() + 1;
+    const struct timeval limit = {.tv_sec = left / 1000, .tv_usec = left % 1000 * 1000};
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    if (connect(fd, (const struct sockaddr *)address, sizeof *address) < 0)
+        return errno == EAGAIN ? "no connection in time" : strerror(errno);
+    const char *problem = send_request(fd, len, netns);
+    return problem ? problem : receive_response(fd, head);
+}
+
 /* Sends the request and reads the whole response; NULL, or what went wrong. */
 static const char *exchange(size_t len, int netns, struct response_header *head) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -366,23 +393,32 @@ static const char *exchange(size_t len, int netns, struct response_header *head)
     strcpy(address.sun_path, socket_path);
     const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) return strerror(errno);
-    /* A connect that does not block fails at once when the agent's backlog is full; this waits. */
-    const int left = time_left() + 1;
-    const struct timeval limit = {.tv_sec = left / 1000, .tv_usec = left % 1000 * 1000};
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-    if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
-        return errno == EAGAIN ? "no connection in time" : strerror(errno);
-    const char *problem = send_request(fd, len, netns);
-    return problem ? problem : receive_response(fd, head);
+    const char *problem = converse(fd, &address, len, netns, head);
+    close(fd);
+    return problem;
+}
+
+/* Whether a call that got no answer is worth another one after a pause: rules are put whole, so
+ * one that the lost agent had done already does no harm. The pause differs from program to program,
+ * so that a node full of waiting pods does not knock in step. */
+static bool may_try_again(enum command command, struct span config) {
+    const long pause = RETRY_MS + getpid() % RETRY_MS;
+    if (command == STATUS || (command == ADD && is_unmarked(config))) return false;
+    if (time_left() <= 2 * pause) return false;
+    const struct timespec time = {.tv_sec = pause / 1000, .tv_nsec = pause % 1000 * 1000000};
+    nanosleep(&time, NULL);
+    return true;
 }
 
 __attribute__((noreturn)) static void without_agent(enum command command, struct span config,
                                                     const char *problem) {
     static const char advice[] = "see `kubectl -n linkerd-cni get pods -o wide` and the log of the "
                                  "linkerd-cni pod on this node";
-    if (command == STATUS)
-        fail(NOT_AVAILABLE, "the linkerd-cni agent of this node cannot serve (%s: %s); %s",
-             socket_path, problem, advice);
+    if (command == STATUS) {
+        log_line("msg=\"the agent of this node cannot serve\" agent=\"%s: %s\" hint=\"%s\"",
+                 socket_path, problem, advice);
+        exit(0);
+    }
     if (command == ADD && is_unmarked(config)) {
         log_line("msg=\"passed through\" pod=%s reason=no-mark agent=\"%s: %s\"", pod,
                  socket_path, problem);
@@ -431,7 +467,10 @@ int main(void) {
     struct response_header answer;
     memcpy(request, &ask, sizeof ask);
     const char *problem = find_agent(config);
-    if (!problem) problem = exchange(sizeof ask + env_len + stdin_len, netns, &answer);
+    if (!problem) {
+        do problem = exchange(sizeof ask + env_len + stdin_len, netns, &answer);
+        while (problem && may_try_again(command, config));
+    }
     if (problem) without_agent(command, config, problem);
     const uint32_t out = ntohl(answer.stdout_len), err = ntohl(answer.stderr_len);
     write_all(STDERR_FILENO, response + sizeof answer + out, err);

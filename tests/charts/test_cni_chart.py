@@ -118,7 +118,22 @@ def test_the_agent_has_two_capabilities_and_a_third_for_legacy(
     }
     spec = workload["spec"]["template"]["spec"]
     assert spec["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
-    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    assert not {"hostPID", "hostIPC"} & spec.keys()
+
+
+def test_the_agent_needs_no_working_cni_and_opens_one_port_on_the_node() -> None:
+    template = daemonset({"metricsPort": 19990})["spec"]["template"]
+    assert template["spec"]["hostNetwork"] is True
+    assert template["spec"]["dnsPolicy"] == "ClusterFirstWithHostNet"
+    [agent] = template["spec"]["containers"]
+    assert [each["containerPort"] for each in agent["ports"]] == [19990]
+    assert "--metrics-listen=0.0.0.0:19990" in agent["args"]
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == "19990"
+
+
+def test_the_agent_can_keep_a_network_of_its_own() -> None:
+    spec = daemonset({"hostNetwork": False})["spec"]["template"]["spec"]
+    assert not {"hostNetwork", "dnsPolicy"} & spec.keys()
 
 
 def test_it_comes_first_on_a_node_and_leaves_one_node_at_a_time() -> None:

@@ -104,10 +104,31 @@ def test_a_descriptor_that_is_no_namespace_is_refused(tmp_path: Path) -> None:
     before = current()
     with (
         path.open() as file,
-        pytest.raises(NetnsError, match="must be one"),
+        pytest.raises(NetnsError, match="is not a network namespace"),
         entered(file.fileno()),
     ):
         pass
+    assert current() == before
+
+
+@pytest.mark.parametrize("kind", ["mnt", "user", "pid", "uts"])
+def test_a_namespace_of_another_kind_is_refused(kind: str) -> None:
+    with (
+        Path(f"/proc/self/ns/{kind}").open() as file,
+        pytest.raises(NetnsError, match="is not a network namespace"),
+        entered(file.fileno()),
+    ):
+        pass
+
+
+def test_a_process_is_not_taken_for_its_network_namespace() -> None:
+    """setns takes a pidfd too, and that of a process of the node leads to the node's network."""
+    fd, before = os.pidfd_open(os.getppid()), current()
+    try:
+        with pytest.raises(NetnsError, match="is not a network namespace"), entered(fd):
+            pass
+    finally:
+        os.close(fd)
     assert current() == before
 
 

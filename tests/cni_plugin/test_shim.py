@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni_plugin.protocol import MAX_STDIN, Request, Response
+from meshgraft.lab.netns import Netns
 from tests.cni_plugin.shim_support import (
     ANNOTATIONS,
     ROOT,
+    Finished,
     environment,
     fake_agent,
     netconf,
@@ -310,11 +313,10 @@ def hanging_agent(tmp_path: Path) -> Any:
 
 
 class TestForwarding:
+    @pytest.mark.root
     def test_it_sends_environment_stdin_and_netns_and_relays_the_answer(
-        self, tmp_path: Path
+        self, netns: Netns, tmp_path: Path
     ) -> None:
-        netns = tmp_path / "netns"
-        netns.touch()
         seen: list[tuple[Request, list[int]]] = []
 
         def serve(connection: socket.socket) -> None:
@@ -325,13 +327,13 @@ class TestForwarding:
             answer = Response(7, b"out\0\xff" * 1000, b"linkerd-cni: err\n" * 100)
             connection.sendall(answer.encode())
 
-        env, stdin = environment(CNI_NETNS=str(netns)), netconf() + b"\n"
+        env, stdin = environment(CNI_NETNS=str(netns.path)), netconf() + b"\n"
         with fake_agent(tmp_path / "agent.sock", serve) as agent:
             done = run_program({**env, "HOME": "/root"}, stdin, agent)
         assert done.exit_code == 7
         assert done.stdout == b"out\0\xff" * 1000
         assert done.stderr == "linkerd-cni: err\n" * 100
-        assert seen == [(Request(env, stdin), [netns.stat().st_ino])]
+        assert seen == [(Request(env, stdin), [netns.path.stat().st_ino])]
 
     def test_large_input_and_output_go_through(self, tmp_path: Path) -> None:
         def serve(connection: socket.socket) -> None:
@@ -349,6 +351,8 @@ class TestForwarding:
         [
             ("/nonexistent/netns", "No such file or directory"),
             ("/proc/self/ns/net", "it is the node's own network namespace"),
+            ("/proc/self/ns/mnt", "it is not a network namespace"),
+            ("/dev/null", "it is not a network namespace"),
         ],
     )
     def test_a_netns_that_cannot_be_used_is_told_to_the_agent(
@@ -466,9 +470,49 @@ class TestWithoutAWholeAnswer:
         error = self.run(agent, tmp_path, environment("CHECK"), netconf(UNMARKED)).error
         assert error["code"] == 11
 
-    def test_status_says_that_the_plugin_is_not_available(self, agent: Any, tmp_path: Path) -> None:
+    def test_status_takes_no_node_out_of_service(self, agent: Any, tmp_path: Path) -> None:
+        """With code 50 the kubelet starts no pod any more, and so not the agent's either."""
         env = environment("STATUS", CNI_NETNS=None)
-        assert self.run(agent, tmp_path, env, netconf()).error["code"] == 50
+        done = self.run(agent, tmp_path, env, netconf())
+        assert (done.exit_code, done.stdout) == (0, b"")
+        assert "the agent of this node cannot serve" in done.stderr
+        assert "kubectl -n linkerd-cni" in done.stderr
+
+
+class TestAnAgentThatComesBack:
+    """What a restart of the agent looks like from a pod that is starting."""
+
+    @pytest.mark.parametrize("command", ["ADD", "CHECK"])
+    def test_the_call_is_made_again_and_succeeds(self, command: str, tmp_path: Path) -> None:
+        path = tmp_path / "agent.sock"
+
+        def die(connection: socket.socket) -> None:
+            read_request(connection)
+
+        def serve(connection: socket.socket) -> None:
+            request, _ = read_request(connection)
+            connection.sendall(Response(0, request.stdin).encode())
+
+        stdin, done = netconf(), list[Finished]()
+        with fake_agent(path, die):
+            caller = threading.Thread(
+                target=lambda: done.append(run_program(environment(command), stdin, path))
+            )
+            caller.start()
+            time.sleep(0.2)
+        path.unlink()
+        time.sleep(0.4)
+        with fake_agent(path, serve):
+            caller.join(timeout=10)
+        [finished] = done
+        assert (finished.exit_code, finished.stdout) == (0, stdin)
+        assert 0.5 < finished.seconds < 3
+
+    def test_a_pod_without_marks_does_not_wait_for_it(self, tmp_path: Path) -> None:
+        path = tmp_path / "agent.sock"
+        done = run_program(environment(), netconf(UNMARKED), path)
+        assert done.exit_code == 0
+        assert done.seconds < 1
 
 
 def raw_conf(runtime_config: str, extra: str = "") -> bytes:

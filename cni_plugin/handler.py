@@ -23,7 +23,6 @@ from cni_plugin.decide import (
 )
 from cni_plugin.errors import DataplaneError
 from cni_plugin.netconf import NetConf, PodArgs, cni_version_of, decode_netconf, parse_cni_args
-from cni_plugin.netns import is_own
 from cni_plugin.pods import Pod, PodSource, PodSourceError
 from cni_plugin.protocol import DEFAULT_CNI_VERSION, CniError, Code, Request, Response
 
@@ -247,11 +246,8 @@ def _in_netns(call: _Call, work: Callable[[int], T]) -> T:
     Raises:
         CniError: there is no netns to work on (code 4), or the rules could not be read or set.
     """
-    if call.netns_fd is None or is_own(call.netns_fd):
+    if call.netns_fd is None:
         problem = call.request.env.get(NETNS_ERROR, "the plugin program handed over no descriptor")
-        if call.netns_fd is not None:
-            # With hostNetwork that is the node's: the rules would redirect all that the node does.
-            problem = "it is the agent's own network namespace, and no pod's"
         path = call.request.env.get("CNI_NETNS", "")
         raise CniError(
             Code.BAD_ENVIRONMENT, f"pod {call.pod}: CNI_NETNS {path!r} cannot be used: {problem}"

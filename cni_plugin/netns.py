@@ -96,16 +96,6 @@ def identity(netns_fd: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def is_own(netns_fd: int) -> bool:
-    """Whether this is the namespace that the calling thread is in.
-
-    Raises:
-        NetnsError: the descriptor is closed.
-    """
-    ours = Path(OWN_NETNS).stat()
-    return identity(netns_fd) == (ours.st_dev, ours.st_ino)
-
-
 def is_of_another_user_namespace(netns_fd: int) -> bool:
     """Whether the namespace belongs to a user namespace other than ours: ``hostUsers: false``."""
     owner = fcntl.ioctl(netns_fd, _NS_GET_USERNS)

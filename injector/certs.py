@@ -299,15 +299,46 @@ def _public_half(content: bytes, name: str) -> bytes:
         raise CertificateError(f"{name}: not a PEM private key: {error}") from error
 
 
-def server_context(cert: ServingCert) -> ssl.SSLContext:
-    """A TLS server context: version 1.3 and nothing older, as Linkerd's injector.
+@dataclass(frozen=True, slots=True)
+class TlsPolicy:
+    """Whom the server talks to."""
+
+    minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+    """1.3, as Linkerd's injector; an API server in FIPS mode may need 1.2."""
+    client_ca: str | None = None
+    """CA certificates in PEM: a client has to show a certificate that one of them has signed."""
+
+
+DEFAULT_POLICY = TlsPolicy()
+
+
+def load_policy(minimum: str, client_ca: Path | None) -> TlsPolicy:
+    """The policy for ``1.2`` or ``1.3`` and the CA bundle of clients in a file.
+
+    Raises:
+        CertificateError: the file cannot be read, or holds no certificate.
+    """
+    version = ssl.TLSVersion.TLSv1_2 if minimum == "1.2" else ssl.TLSVersion.TLSv1_3
+    if client_ca is None:
+        return TlsPolicy(version)
+    try:
+        text = client_ca.read_text("ascii")
+        if not x509.load_pem_x509_certificates(text.encode()):
+            raise CertificateError(f"{client_ca}: no certificate in it")
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"{client_ca}: not a bundle of CA certificates: {error}") from error
+    return TlsPolicy(version, text)
+
+
+def server_context(cert: ServingCert, policy: TlsPolicy = DEFAULT_POLICY) -> ssl.SSLContext:
+    """A TLS server context.
 
     For a new pair there is a new context: `injector.tls`.
 
     Raises:
         CertificateError: OpenSSL refuses the pair (for instance an algorithm too weak).
     """
-    context = empty_context()
+    context = empty_context(policy)
     # OpenSSL reads files only. This one is in memory, so that it is the pair that was checked, and
     # that a key from a Secret is never written to a disk.
     memory = os.memfd_create("tls", os.MFD_CLOEXEC)
@@ -322,9 +353,14 @@ def server_context(cert: ServingCert) -> ssl.SSLContext:
     return context
 
 
-def empty_context() -> ssl.SSLContext:
+def empty_context(policy: TlsPolicy = DEFAULT_POLICY) -> ssl.SSLContext:
     """What `server_context` makes, before it has a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.minimum_version = policy.minimum
+    # Of 1.2 only; it is work that a client may ask for as often as it likes.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
+    if policy.client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=policy.client_ca)
     return context

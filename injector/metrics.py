@@ -16,6 +16,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
+from injector.connection_limit import ConnectionLimit, Stage
 from injector.model import Outcome, Owner
 
 MAX_NAMESPACES = 500
@@ -92,6 +93,21 @@ class Metrics:
             ("what",),
             registry=self.registry,
         )
+        self._connections = Gauge(
+            "proxy_inject_connections",
+            "Connections to the webhook's port that are open, by what they are at.",
+            ("stage",),
+            registry=self.registry,
+        )
+        self._connections_ended = Counter(
+            "proxy_inject_connections_ended",
+            "Connections that were ended for another client's (evicted), got no place (refused), "
+            "or did not get through the TLS handshake (handshake).",
+            ("reason",),
+            registry=self.registry,
+        )
+        for reason in ("evicted", "refused", "handshake"):
+            self._connections_ended.labels(reason)
         build = Gauge(
             "meshgraft_build_info",
             "Always 1; the labels say what runs.",
@@ -132,6 +148,16 @@ class Metrics:
         """The files are not usable."""
         self._reload_failing.labels(what).set(1)
         self._reloads.labels(what, "failed").inc()
+
+    def watch_connections(self, limit: ConnectionLimit) -> None:
+        """Show at each scrape how many connections are open."""
+        for stage in Stage:
+            gauge = self._connections.labels(stage.name.lower())
+            gauge.set_function(lambda stage=stage: limit.counts()[stage])  # type: ignore[misc]
+
+    def connection_ended(self, reason: str) -> None:
+        """Count a connection that was not to be: ``evicted``, ``refused`` or ``handshake``."""
+        self._connections_ended.labels(reason).inc()
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type, in the format that the scraper accepts."""

@@ -16,8 +16,8 @@ from injector.model import Object
 from injector.objects import ObjectMeta
 from injector.shape import malformed
 
-MAX_BODY_BYTES = 10 * 1024 * 1024
-"""As Linkerd's; the API server itself takes no more than 3 MiB for one object."""
+MAX_BODY_BYTES = 7 * 1024 * 1024 // 2
+"""The API server takes no more than 3 MiB for one object, and a creation has no second one."""
 MAX_WARNING_CHARS = 256
 """The length that Kubernetes recommends, and cuts to where there are many."""
 MAX_WARNINGS = 12
@@ -43,7 +43,7 @@ class BodyTooLargeError(ReviewError):
     cause = "too_large"
 
     def __init__(self) -> None:
-        super().__init__(f"the body is longer than {MAX_BODY_BYTES // 1024 // 1024} MiB")
+        super().__init__(f"the body is longer than {MAX_BODY_BYTES / 1024 / 1024:g} MiB")
 
 
 class GroupVersionKind(msgspec.Struct, frozen=True):

@@ -8,17 +8,20 @@ import signal
 import socket
 import ssl
 from asyncio.events import TimerHandle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import httptools
 import structlog
 import uvicorn
 import uvloop
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from injector.acceptor import Acceptor
 from injector.background import Work, keep_running
+from injector.connection_limit import ConnectionLimit, Place, Stage
 from injector.health import Health
 
 _log = structlog.get_logger()
@@ -29,8 +32,12 @@ KEEP_ALIVE_SECONDS = 120
 """Longer than the 90 s after which Go clients, the API server among them, give up an idle
 connection: so it is always they who close it. Closed by us at the moment at which a review is
 sent, it would lose that review, because Go does not repeat a POST."""
-MAX_CONNECTIONS = 512
-"""More are answered 503; an API server keeps a few dozen."""
+HEADER_BYTES = 64 * 1024
+"""The most of a request before its body, trailers included; an API server sends 300 bytes."""
+MAX_CONNECTIONS = 384
+"""An API server keeps a few dozen; at more, whoever has most loses one for each new one."""
+MAX_METRICS_CONNECTIONS = 64
+"""Of the plain port: kubelet's probes, and those who scrape."""
 CLOSE_SECONDS = 1.0
 """What an idle client gets, at the end, to confirm the close of its TLS connection."""
 FINISH_SECONDS = 10
@@ -90,25 +97,66 @@ def bound(listener: socket.socket) -> Address:
 
 
 class _Protocol(HttpToolsProtocol):
-    """HTTP/1.1 that gives up on clients that connect or begin a request, and then say no more."""
+    """HTTP/1.1 that gives up on clients that connect or begin a request, and then say no more;
+    that send headers without end; or the next request before they have the answer to the last."""
 
     _header_timer: TimerHandle | None = None
+    _header_bytes = 0
+    _in_headers = False
+
+    def __init__(self, limit: ConnectionLimit, place: Place, **given: Any) -> None:
+        super().__init__(**given)
+        self._limit, self._place = limit, place
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._limit.move(self._place, Stage.IDLE)
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
 
+    def data_received(self, data: bytes) -> None:
+        began_before = self._in_headers
+        super().data_received(data)
+        if self._in_headers:
+            # At most one chunk is counted too little, the one in which the request began.
+            self._header_bytes += len(data) if began_before else 0
+            if self._header_bytes > HEADER_BYTES:
+                self.transport.abort()
+
     def on_message_begin(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            # Each would be kept until its turn, some thousands from one chunk of data.
+            raise httptools.HttpParserError("HTTP pipelining is not supported")
         super().on_message_begin()
+        self._limit.move(self._place, Stage.RECEIVING)
+        self._in_headers, self._header_bytes = True, 0
         self._header_timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_headers:
+            self._header_bytes += len(name) + len(value)  # trailers, which nobody reads
+            if self._header_bytes > HEADER_BYTES:
+                raise httptools.HttpParserError("too many trailers")
+            return
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        self._in_headers = False
         self._stop_header_timer()
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        if not self.cycle.response_complete:  # a refusal does not wait for the rest of the body
+            self._limit.move(self._place, Stage.ANSWERING)
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._limit.move(self._place, Stage.IDLE)
+        super().on_response_complete()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self._limit.leave(self._place)
         self._stop_header_timer()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
@@ -128,23 +176,36 @@ class _Protocol(HttpToolsProtocol):
 class _Server(uvicorn.Server):
     """uvicorn's server as one of two in a loop: says when it accepts, leaves signals to us."""
 
-    def __init__(self, app: FastAPI, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(_config(app, tls))
+    def __init__(
+        self,
+        app: FastAPI,
+        limit: ConnectionLimit,
+        tls: ssl.SSLContext | None = None,
+        failed: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(_config(app))
         self.accepting = asyncio.Event()
+        self._limit, self._tls, self._failed = limit, tls, failed
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        self.servers = [
+            Acceptor(each, self._limit, self._protocol, self._tls, self._failed)  # type: ignore[misc]
+            for each in sockets or ()
+        ]
+        self.started = True
         self.accepting.set()
+
+    def _protocol(self, place: Place) -> _Protocol:
+        return _Protocol(
+            self._limit, place, config=self.config, server_state=self.server_state, app_state={}
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def _config(app: FastAPI, tls: ssl.SSLContext | None) -> uvicorn.Config:
-    given: dict[str, Any] = {}
-    if tls is not None:
-        given["ssl_context_factory"] = lambda _config, _default: tls
+def _config(app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=_Protocol,
@@ -156,10 +217,8 @@ def _config(app: FastAPI, tls: ssl.SSLContext | None) -> uvicorn.Config:
         # Nothing stands before us that could be trusted to tell who the client is.
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FINISH_SECONDS,
-        **given,
     )
 
 
@@ -176,6 +235,10 @@ class Process:
     drain_seconds: float
     """How long it goes on taking new reviews after the signal to stop, already not ready: until
     every node has taken this replica out of the Service."""
+    connections: ConnectionLimit = field(default_factory=lambda: ConnectionLimit(MAX_CONNECTIONS))
+    """Those of the webhook's port."""
+    handshake_failed: Callable[[], None] = lambda: None
+    """Hears of each connection that did not get through its TLS handshake."""
     background: Mapping[str, Work] = field(default_factory=dict)
     """What goes on beside, until the last review is answered; by the name that logs show."""
 
@@ -194,7 +257,8 @@ class Process:
 
     async def _serve(self, webhook_socket: socket.socket, metrics_socket: socket.socket) -> None:
         stopping = _on_signals()
-        webhook, metrics = _Server(self.webhook, self.tls), _Server(self.metrics)
+        webhook = _Server(self.webhook, self.connections, self.tls, self.handshake_failed)
+        metrics = _Server(self.metrics, ConnectionLimit(MAX_METRICS_CONNECTIONS))
         async with asyncio.TaskGroup() as group:
             beside = [
                 group.create_task(keep_running(name, work))

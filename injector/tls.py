@@ -6,7 +6,14 @@ import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from injector.certs import ServingCert, empty_context, server_context, validity_problem
+from injector.certs import (
+    DEFAULT_POLICY,
+    ServingCert,
+    TlsPolicy,
+    empty_context,
+    server_context,
+    validity_problem,
+)
 
 
 def utc_now() -> datetime:
@@ -25,6 +32,7 @@ class LiveCertificate:
         self,
         on_change: Callable[[ServingCert], None] = lambda _: None,
         clock: Callable[[], datetime] = utc_now,
+        policy: TlsPolicy = DEFAULT_POLICY,
     ) -> None:
         """There is no certificate yet, and every handshake fails; ``on_change`` hears of each."""
         self.waiting = "no certificate has been looked for yet"
@@ -33,7 +41,10 @@ class LiveCertificate:
         self._clock = clock
         self._current: ServingCert | None = None
         self._fresh: ssl.SSLContext | None = None
-        self.context = empty_context()
+        self._policy = policy
+        # The first context says already whether a client has to show a certificate: OpenSSL does
+        # not take that over from the one that it is given during the handshake.
+        self.context = empty_context(policy)
         """What the server is given, once."""
         self.context.sni_callback = self._choose
 
@@ -56,7 +67,7 @@ class LiveCertificate:
         """
         if self._current is not None and cert.pair == self._current.pair:
             return False
-        self._fresh = server_context(cert)
+        self._fresh = server_context(cert, self._policy)
         self._current = cert
         self._on_change(cert)
         return True

@@ -203,9 +203,10 @@ class _Endpoint:
     async def handle(self, request: Request) -> Response:
         started = time.perf_counter()
         try:
-            review = decode(await self._bodies.read(request))
-            seconds = lookup_seconds(request.query_params.get("timeout", ""))
-            response = await self._answer(review, started, seconds)
+            async with self._bodies.reading(request) as body:
+                review = decode(body)
+                seconds = lookup_seconds(request.query_params.get("timeout", ""))
+                response = await self._answer(review, started, seconds)
         except ReviewError as error:
             response = self._refuse(error)
         self._metrics.took(time.perf_counter() - started)

@@ -77,6 +77,8 @@ class _ProxyInjector(_Chart, frozen=True):
     crt_pem: str = msgspec.field(default="", name="crtPEM")
     key_pem: str = msgspec.field(default="", name="keyPEM")
     ca_bundle: str = ""
+    client_ca: str = msgspec.field(default="", name="clientCA")
+    tls_min_version: Literal["1.2", "1.3"] = "1.3"
     external_secret: bool = False
     inject_ca_from: str = ""
     inject_ca_from_secret: str = ""

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from injector import logs
 from injector._version import __version__
@@ -18,8 +19,9 @@ from injector.background import Work
 from injector.cert_folder import CertFolder
 from injector.cert_keeper import Kept, parse_kept
 from injector.cert_replica import identity, work_of_replica
-from injector.certs import CertificateError
+from injector.certs import CertificateError, TlsPolicy, load_policy
 from injector.connection import Connection, offline, online
+from injector.connection_limit import ConnectionLimit
 from injector.core import mutate
 from injector.diff import diff
 from injector.files import FileError
@@ -28,7 +30,7 @@ from injector.metrics import Metrics
 from injector.model import Origin
 from injector.profiles import get_profile
 from injector.reload import Reloadable, keep_fresh
-from injector.server import Address, AddressError, Process, parse_address
+from injector.server import MAX_CONNECTIONS, Address, AddressError, Process, parse_address
 from injector.settings import ProfileName, Settings, SettingsError
 from injector.tls import LiveCertificate
 from injector.webhook import Injector, create_app, create_metrics_app
@@ -56,6 +58,7 @@ class _Flags:
     """The folder of a certificate, or the Secret in which the replicas keep their own."""
     service: str
     """NAME.NAMESPACE, under which the API server calls."""
+    tls: TlsPolicy
     listen: Address
     metrics_listen: Address
     shutdown_delay: float
@@ -71,6 +74,8 @@ def webhook(
     cert_lease: str | None = None,
     service_name: str = _SERVICE,
     service_namespace: str | None = None,
+    client_ca: Path | None = None,
+    tls_min_version: Literal["1.2", "1.3"] = "1.3",
     listen: str = "0.0.0.0:8443",
     metrics_listen: str = "0.0.0.0:9995",
     kubeconfig: Path | None = None,
@@ -105,8 +110,13 @@ def webhook(
         The Service through which the API server calls: issued certificates are for it.
     service_namespace
         Its namespace. Default: the pod's (POD_NAMESPACE), or else meshgraft.
+    client_ca
+        CA bundle in PEM, read at the start. Clients have to show a certificate that it has signed:
+        the API server needs a kubeconfig for webhooks then. Default: anybody may ask.
+    tls_min_version
+        The oldest version of TLS that is taken: 1.2 for an API server in FIPS mode.
     listen
-        HOST:PORT of the webhook (TLS 1.3). Port 0 takes a free one; the log line "serving" has it.
+        HOST:PORT of the webhook (TLS). Port 0 takes a free one; the log line "serving" has it.
     metrics_listen
         HOST:PORT of metrics and health (plain HTTP).
     kubeconfig
@@ -133,6 +143,7 @@ def webhook(
                 or cert_dir
                 or _own_folder(stack),
                 service=f"{service_name}.{service_namespace or _own_namespace()}",
+                tls=load_policy(tls_min_version, client_ca),
                 listen=parse_address(listen),
                 metrics_listen=parse_address(metrics_listen),
                 shutdown_delay=shutdown_delay,
@@ -217,9 +228,14 @@ def _reloading(flags: _Flags, items: list[Reloadable], metrics: Metrics) -> Mapp
 def _assemble(flags: _Flags) -> Process:
     metrics = Metrics(__version__)
     connection = _connection(flags, metrics)
-    certificate = LiveCertificate(lambda cert: metrics.certificate_expires(cert.not_after))
+    certificate = LiveCertificate(
+        lambda cert: metrics.certificate_expires(cert.not_after), policy=flags.tls
+    )
     files, certificates = _certificates(flags, connection, certificate, metrics)
-    health = Health({"certificate": certificate.problem, **connection.checks})
+    connections = ConnectionLimit(MAX_CONNECTIONS, metrics.connection_ended)
+    metrics.watch_connections(connections)
+    checks = {"certificate": certificate.problem, "connections": connections.problem}
+    health = Health({**checks, **connection.checks})
     injector = Injector(
         settings=flags.settings,
         cluster=connection.cluster,
@@ -238,6 +254,8 @@ def _assemble(flags: _Flags) -> Process:
         listen=flags.listen,
         metrics_listen=flags.metrics_listen,
         drain_seconds=flags.shutdown_delay,
+        connections=connections,
+        handshake_failed=partial(metrics.connection_ended, "handshake"),
         background={
             **connection.background,
             **certificates,

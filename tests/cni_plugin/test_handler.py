@@ -13,7 +13,6 @@ import pytest
 from cni_plugin.errors import DataplaneError
 from cni_plugin.handler import NETNS_ERROR, Answer, handle, internal_error, log_line
 from cni_plugin.netconf import SUPPORTED_VERSIONS
-from cni_plugin.netns import OWN_NETNS
 from cni_plugin.pods import KnownPods, Pod, PodSource, PodSourceError
 from cni_plugin.protocol import Request
 from injector.annotations.redirect import ANNOTATION
@@ -192,16 +191,6 @@ class TestAdd:
         error = error_of(call(backend, None, env=env))
         assert error["code"] == 4
         assert "'/run/netns/x' cannot be used: No such file" in error["msg"]
-
-    @pytest.mark.parametrize("command", ["ADD", "CHECK"])
-    def test_the_agents_own_netns_is_no_pods(self, command: str, backend: FakeBackend) -> None:
-        fd = os.open(OWN_NETNS, os.O_RDONLY)
-        try:
-            error = error_of(call(backend, fd, command))
-        finally:
-            os.close(fd)
-        assert (error["code"], backend.applied) == (4, [])
-        assert "the agent's own network namespace" in error["msg"]
 
     def test_simulation_touches_nothing(self, backend: FakeBackend, netns_fd: int) -> None:
         answer = call(backend, netns_fd, linkerd={"simulate": True})

@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import json
 import os
-import queue
 import signal
 import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
 from injector import server
+from injector.connection_limit import ConnectionLimit
 from injector.health import Health
 from injector.metrics import Metrics
 from injector.server import Address, AddressError, bind, bound, parse_address
 from injector.webhook import create_metrics_app
-
-DATA = Path(__file__).parents[1] / "data"
-REVIEW = (DATA / "admission-reviews" / "pod-shop-web.json").read_bytes()
-SECONDS = 20.0
+from tests.injector.running import DATA, REVIEW, SECONDS, Running
 
 
 @pytest.mark.parametrize(
@@ -70,7 +62,7 @@ def test_a_client_that_begins_and_says_no_more_is_hung_up_on(
 
     async def talk() -> bytes:
         app = create_metrics_app(metrics=Metrics("test"), health=Health())
-        running = server._Server(app)
+        running = server._Server(app, ConnectionLimit(4))
         with bind(Address("127.0.0.1", 0)) as listener:
             address = bound(listener)
             async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
@@ -86,79 +78,6 @@ def test_a_client_that_begins_and_says_no_more_is_hung_up_on(
         raise AssertionError("not reached")
 
     assert asyncio.run(talk()) == b""
-
-
-@dataclass
-class Running:
-    """A ``meshgraft webhook`` process, and its log lines as they come."""
-
-    process: subprocess.Popen[str]
-    folder: Path
-    lines: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
-    address: Address = field(init=False)
-    metrics_address: Address = field(init=False)
-
-    def pump(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.put(json.loads(line))
-
-    def wait_for(self, message: str) -> dict[str, Any]:
-        deadline = time.monotonic() + SECONDS
-        while True:
-            line = self.lines.get(timeout=max(0.0, deadline - time.monotonic()))
-            if line["msg"] == message:
-                return line
-
-    def tls(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.folder / "ca.crt"))
-
-    def https(self) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection(
-            self.address.host, self.address.port, context=self.tls(), timeout=SECONDS
-        )
-
-    def get(self, path: str) -> tuple[int, str]:
-        plain = http.client.HTTPConnection(
-            self.metrics_address.host, self.metrics_address.port, timeout=SECONDS
-        )
-        try:
-            plain.request("GET", path)
-            response = plain.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            plain.close()
-
-
-def _start(folder: Path, *flags: str) -> Running:
-    command = [sys.executable, "-m", "meshgraft", "webhook", *flags]
-    command += ["--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", f"--cert-dir={folder}"]
-    command += [f"--offline-objects={DATA / 'namespaces.json'}"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    running = Running(process, folder)
-    threading.Thread(target=running.pump, daemon=True).start()
-    return running
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """Starts a process that is serving when it is handed over, and ends it afterwards."""
-    started: list[Running] = []
-
-    def serving(*flags: str) -> Running:
-        running = _start(tmp_path, *flags)
-        started.append(running)
-        line = running.wait_for("serving")
-        running.address = parse_address(line["address"])
-        running.metrics_address = parse_address(line["metricsAddress"])
-        return running
-
-    yield serving
-    for running in started:
-        running.process.kill()
-        running.process.wait(SECONDS)
-        assert running.process.stderr is not None
-        running.process.stderr.close()
 
 
 def test_a_review_is_answered_over_tls_with_keep_alive(start: Callable[..., Running]) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import random
 import re
 import socket
+import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from contextlib import asynccontextmanager
@@ -104,10 +105,22 @@ class _TokenFile(httpx2.Auth):
         yield request
 
 
+def _trust(config: SingleConfig, user: User) -> ssl.SSLContext:
+    """Whom to believe that it is the API server: as lightkube, and as lenient as Go's clients.
+
+    Python 3.13 asks for what RFC 5280 has beside the signatures (``VERIFY_X509_STRICT``), an
+    Authority Key Identifier for one. Clusters have certificates without it, which kubectl, kubelet
+    and every operator accept.
+    """
+    context = verify_cluster(config.cluster, user, config.abs_file, trust_env=False)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
 def _client(config: SingleConfig, user_agent: str) -> httpx2.AsyncClient:
     user = config.user or User()
     transport = httpx2.AsyncHTTPTransport(
-        verify=verify_cluster(config.cluster, user, config.abs_file, trust_env=False),
+        verify=_trust(config, user),
         limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=IDLE_SECONDS),
         socket_options=_KEEPALIVE,
     )

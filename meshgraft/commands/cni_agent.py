@@ -32,6 +32,7 @@ from injector.logs import LogFormat, LogLevel, configure
 from kubeapi.client import ApiServer
 from kubeapi.config import KubeconfigError, in_cluster, load_config
 from meshgraft._errors import CommandError
+from meshgraft._heap import settle
 from meshgraft.commands._cni_install import InstallFlags, install_settings, plugin_entry
 from meshgraft.commands._cni_repair import RepairFlags, repair_parts
 
@@ -184,6 +185,7 @@ def _run(flags: _Flags) -> None:
             stack.callback(server.stop)
             server.start()
             port = server.port
+        settle()
         agent.start()
         stack.callback(agent.stop)
         metrics.show_calls(lambda: agent.in_flight, agent.waiting)

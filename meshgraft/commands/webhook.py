@@ -37,6 +37,7 @@ from injector.webhook import Injector, create_app, create_metrics_app
 from kubeapi.config import KubeconfigError
 from kubeapi.objects import RefError
 from meshgraft._errors import CommandError
+from meshgraft._heap import settle
 
 _SERVICE = "meshgraft-injector"
 _NAMESPACE = "meshgraft"
@@ -148,7 +149,9 @@ def webhook(
                 metrics_listen=parse_address(metrics_listen),
                 shutdown_delay=shutdown_delay,
             )
-            _assemble(flags).run()
+            process = _assemble(flags)
+            settle()
+            process.run()
         except _KNOWN_ERRORS as error:
             raise CommandError(str(error)) from error
 

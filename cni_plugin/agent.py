@@ -203,6 +203,12 @@ class Agent:
             _tell(_log.warning, "call not answered", error=str(error) or type(error).__name__)
             return
         try:
+            if wire.is_abandoned():
+                # The runtime tries again by a new call. Worked off, the old ones of a burst would
+                # keep the threads from the new ones.
+                self._metrics.refused()
+                _tell(_log.info, "call dropped: its caller is gone")
+                return
             answer = self._answer(request, netns_fd)
         finally:
             if netns_fd is not None:

@@ -8,7 +8,6 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from functools import lru_cache
 
 from cni_plugin import nft_encode
 from cni_plugin.errors import DataplaneError, NftError
@@ -25,7 +24,8 @@ from cni_plugin.nft_decode import (
     reply,
     table_state,
 )
-from cni_plugin.nft_encode import TABLE, Batch
+from cni_plugin.nft_encode import TABLE, Batch, Plan
+from cni_plugin.nft_sets import GETSET, GETSETELEM, dump_body
 from cni_plugin.rules import MAX_ITEMS
 from injector.annotations.redirect import Redirect
 
@@ -74,7 +74,7 @@ class NftBackend:
             for _ in range(_ATTEMPTS):
                 if _committed(sock, plan.create, unless=errno.EEXIST):
                     return True
-                if _read(sock) == plan.state:
+                if _read(sock, plan) == plan.state:
                     return False
                 if _committed(sock, plan.replace, unless=errno.ENOENT):
                     return True
@@ -92,7 +92,7 @@ class NftBackend:
         """The first difference between the table and what it should be, or None."""
         plan = nft_encode.plan(redirect)
         with _opened(netns_fd, "read the rules") as sock:
-            return difference(plan.state, _read(sock), TABLE)
+            return difference(plan.state, _read(sock, plan), TABLE)
 
 
 def unavailable() -> str | None:
@@ -208,11 +208,11 @@ def _drain(sock: socket.socket) -> None:
         sock.settimeout(_TIMEOUT)
 
 
-def _read(sock: socket.socket) -> TableState | None:
+def _read(sock: socket.socket, plan: Plan) -> TableState | None:
     """Our table as it is now; None where it is not there."""
     for _ in range(_ATTEMPTS):
         found: list[Message] = []
-        if all(_dump(sock, kind, found) for kind in (_GETTABLE, _GETCHAIN, _GETRULE)):
+        if all(_dump(sock, kind, body, found) for kind, body in _dumps(plan)):
             return table_state(TABLE, found)
     raise NftError(
         "cannot read the rules with nftables: they keep changing while they are read; "
@@ -220,20 +220,25 @@ def _read(sock: socket.socket) -> TableState | None:
     )
 
 
-@lru_cache(maxsize=8)
-def _dump_request(kind: int) -> bytes:
-    """A dump request; for rules, of our table alone where the kernel can filter."""
-    attrs = b""
-    if kind == _GETRULE:
-        name = TABLE.encode() + b"\0"
-        attrs = struct.pack("=HH", 4 + len(name), 1) + name.ljust((len(name) + 3) & ~3, b"\0")
+def _dumps(plan: Plan) -> Iterator[tuple[int, bytes]]:
+    """Kind and attributes of each dump; rules of our table alone, where the kernel can filter."""
+    yield _GETTABLE, b""
+    yield _GETCHAIN, b""
+    yield _GETRULE, dump_body(TABLE)
+    if plan.sets:
+        yield GETSET, dump_body(TABLE)
+    for each in plan.sets:
+        yield GETSETELEM, dump_body(TABLE, each.name)
+
+
+def _dump_request(kind: int, attrs: bytes) -> bytes:
     body = struct.pack("=BBH", _NFPROTO_INET, 0, 0) + attrs
     return struct.pack("=IHHII", 16 + len(body), kind, _NLM_F_REQUEST | _NLM_F_DUMP, kind, 0) + body
 
 
-def _dump(sock: socket.socket, kind: int, found: list[Message]) -> bool:
+def _dump(sock: socket.socket, kind: int, attrs: bytes, found: list[Message]) -> bool:
     """Collect one dump. False where it was interrupted by a change and has to be repeated."""
-    sock.send(_dump_request(kind))
+    sock.send(_dump_request(kind, attrs))
     whole = True
     for message in _received(sock):
         if message.sequence != kind:

@@ -18,11 +18,17 @@ _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 0x100, 0x200
 _NLMSGERR_ATTR_MSG = 1
 
 _SUBSYS_NFTABLES = 10
-_NEWTABLE, _NEWCHAIN, _NEWRULE = (_SUBSYS_NFTABLES << 8 | kind for kind in (0, 3, 6))
+_NEWTABLE, _NEWCHAIN, _NEWRULE, _NEWSET, _NEWSETELEM = (
+    _SUBSYS_NFTABLES << 8 | kind for kind in (0, 3, 6, 9, 12)
+)
+_KINDS = frozenset((_NEWTABLE, _NEWCHAIN, _NEWRULE, _NEWSET, _NEWSETELEM))
 _NFPROTO_INET = 1
 _HEADER = struct.Struct("=IHHII")
 _NFGEN_LENGTH = 4
 _NLA_TYPE_MASK = 0x3FFF
+_NLA_F_NESTED = 0x8000
+_ELEMENT_ENDS = (b"", struct.pack("=HH", 8, 3) + b"\0\0\0\1")
+"""What follows an element's key: nothing, or that an interval ends there."""
 _NF_NAT_RANGE_PROTO_SPECIFIED = 2
 
 
@@ -110,13 +116,23 @@ class ChainState(NamedTuple):
     flags: bytes
 
 
+class SetState(NamedTuple):
+    """A set: its keys' length, its flags, and its elements: each key, and whether an interval ends
+    there."""
+
+    key_length: int
+    flags: int
+    elements: frozenset[tuple[bytes, bool]]
+
+
 @dataclass
 class TableState:
-    """Our table: its flags, chains and their rules in order."""
+    """Our table: its flags, chains with their rules in order, and sets."""
 
     flags: bytes = bytes(4)
     chains: dict[str, ChainState] = field(default_factory=dict)
     rules: dict[str, list[RuleState]] = field(default_factory=dict)
+    sets: dict[str, SetState] = field(default_factory=dict)
 
 
 def table_state(table: str, given: Iterable[Message]) -> TableState | None:
@@ -126,7 +142,7 @@ def table_state(table: str, given: Iterable[Message]) -> TableState | None:
     """
     state, seen = TableState(), False
     for message in given:
-        if message.type not in (_NEWTABLE, _NEWCHAIN, _NEWRULE) or message.body[0] != _NFPROTO_INET:
+        if message.type not in _KINDS or message.body[0] != _NFPROTO_INET:
             continue
         attrs = dict(attributes(message.body[_NFGEN_LENGTH:]))
         if _text(attrs.get(1, b"")) != table:
@@ -135,6 +151,15 @@ def table_state(table: str, given: Iterable[Message]) -> TableState | None:
             state.flags, seen = attrs.get(2, bytes(4)), True
         elif message.type == _NEWCHAIN:
             state.chains[_text(attrs.get(3, b""))] = _chain_state(attrs)
+        elif message.type == _NEWSET:
+            name = _text(attrs.get(2, b""))
+            length, flags = _number(attrs.get(5)), _number(attrs.get(3))
+            state.sets[name] = SetState(length, flags, frozenset())
+        elif message.type == _NEWSETELEM:
+            name = _text(attrs.get(2, b""))
+            known = state.sets.get(name, SetState(0, 0, frozenset()))
+            elements = known.elements.union(_elements(attrs.get(3, b""), known.key_length))
+            state.sets[name] = known._replace(elements=elements)
         else:
             state.rules.setdefault(_text(attrs.get(2, b"")), []).append(_rule_state(attrs))
     return state if seen else None
@@ -142,6 +167,25 @@ def table_state(table: str, given: Iterable[Message]) -> TableState | None:
 
 def _text(payload: bytes) -> str:
     return payload.rstrip(b"\0").decode(errors="replace")
+
+
+def _number(payload: bytes | None) -> int:
+    return int.from_bytes(payload or b"")
+
+
+def _elements(payload: bytes, length: int) -> Iterator[tuple[bytes, bool]]:
+    """The elements of one message. Nearly all look the same, and there may be thousands."""
+    padded = (length + 3) & ~3
+    usual = struct.pack("=HHHH", 8 + padded, 1, 4 + length, 1)
+    known = (usual, struct.pack("=HHHH", 8 + padded, 1 | _NLA_F_NESTED, 4 + length, 1))
+    key_end = 8 + length
+    for _, element in attributes(payload):
+        if element[:8] in known and element[key_end + (-length & 3) :] in _ELEMENT_ENDS:
+            yield element[8:key_end], len(element) > 8 + padded
+            continue
+        attrs = dict(attributes(element))
+        key = dict(attributes(attrs.get(1, b""))).get(1, b"")
+        yield key, bool(_number(attrs.get(3)) & 1)
 
 
 def _chain_state(attrs: dict[int, bytes]) -> ChainState:
@@ -183,6 +227,7 @@ _FIELDS: dict[str, dict[int, bytes | None]] = {
     "bitwise": {1: None, 2: None, 3: None, 4: None, 5: None, 6: _ZERO},
     "immediate": {1: None, 2: None},
     "redir": {1: None, 2: None, 3: _ZERO},
+    "lookup": {1: None, 2: None, 5: _ZERO},
 }
 _NESTED = {"cmp": {3}, "bitwise": {4, 5}, "immediate": {2}}
 
@@ -233,6 +278,11 @@ def difference(wanted: TableState, found: TableState | None, table: str) -> str 
         text = _chain_difference(wanted, found, chain)
         if text is not None:
             return f"chain inet {table} {chain} {text}"
+    for name, content in wanted.sets.items():
+        if found.sets.get(name) != content:
+            return (
+                f"set inet {table} {name} {'has changed' if name in found.sets else 'is missing'}"
+            )
     extra = sorted(found.chains.keys() - wanted.chains.keys())
     return f"table inet {table} has a chain that is not ours: {extra[0]}" if extra else None
 

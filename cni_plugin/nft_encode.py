@@ -1,9 +1,10 @@
 """A `Redirect` as the bytes of one nftables transaction, made with pyroute2's message classes.
 
-Pure. The table is of family ``inet`` and ours alone, so replacing it touches nothing else. Each
-port or range is a rule of its own rather than an element of a set: that needs no set type of the
-kernel, reads well in ``nft list ruleset``, compares rule by rule, and costs nothing that can be
-measured, because a nat chain sees only the first packet of a connection.
+Pure. The table is of family ``inet`` and ours alone, so replacing it touches nothing else. Of the
+few ports and subnets that pods usually have each is a rule of its own: that needs no set type of
+the kernel, reads well in ``nft list ruleset`` and compares rule by rule. Where there are more, each
+list is a set of intervals with one rule: what a pod's annotation says must not decide for how long
+the agent is busy.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ import ipaddress
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
+import msgspec
+
+from cni_plugin.intervals import port_intervals, subnet_intervals
 from cni_plugin.nft_decode import TableState, messages, table_state
+from cni_plugin.nft_sets import IntervalSet, set_messages
 from cni_plugin.pyroute2_parts import (
     NFNL_SUBSYS_NFTABLES,
     NFPROTO_INET,
@@ -44,7 +49,9 @@ from cni_plugin.rules import (
     OUTPUT_CHAIN,
     REDIRECT_CHAIN,
     Chain,
+    Family,
     Rule,
+    check_size,
     is_worth_keeping,
     port_text,
     rules,
@@ -85,34 +92,113 @@ class Batch:
         return len(self.objects) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """What applying a Redirect may take: making our table, or replacing one that is there."""
 
     create: Batch
     replace: Batch
-    state: TableState
-    """What the table holds afterwards."""
+    sets: tuple[IntervalSet, ...] = ()
+    """Those of the table; few pods have any."""
+
+    @cached_property
+    def state(self) -> TableState:
+        """What the table holds afterwards."""
+        state = table_state(TABLE, messages(self.create.data))
+        assert state is not None  # noqa: S101  our own transaction makes our own table
+        return state
 
 
 def plan(redirect: Redirect) -> Plan:
-    """The transactions for ``redirect``; the most recent ones are cached.
+    """The transactions for ``redirect``; the most recent ones are cached, within a bound of bytes.
 
     Raises:
         InvalidRedirectError: a subnet is not a CIDR, or it lists too much.
     """
-    return _cached_plan(redirect) if is_worth_keeping(redirect) else _plan(redirect)
+    if is_worth_keeping(redirect):
+        return _cached_plan(redirect)
+    return _cached_long_plan(redirect)
 
 
 def _plan(redirect: Redirect) -> Plan:
-    content = list(_content(TABLE, rules(redirect)))
-    create = _batch(content)
-    state = table_state(TABLE, messages(create.data))
-    assert state is not None  # noqa: S101  our own transaction makes our own table
-    return Plan(create, _batch([_deletion(), *content]), state)
+    return _as_plan(list(_content(TABLE, rules(redirect))))
 
 
 _cached_plan = lru_cache(maxsize=128)(_plan)
+
+
+def _long_plan(redirect: Redirect) -> Plan:
+    """With sets in place of long lists. Raises as `plan`."""
+    check_size(redirect)
+    content = list(_content(TABLE, ()))
+    steps = list(_long_steps(redirect))
+    sets = tuple(step.matched for step in steps if step.matched is not None)
+    for number, each in enumerate(sets, start=1):
+        content += set_messages(TABLE, each, number)
+    for step in steps:
+        text = f"rule {step.rule.comment!r} of chain inet {TABLE} {step.rule.chain}"
+        name = "" if step.matched is None else step.matched.name
+        content.append((text, _rule(TABLE, step.rule, name)))
+    return _as_plan(content, sets)
+
+
+_cached_long_plan = lru_cache(maxsize=8)(_long_plan)
+"""`MAX_ITEMS` IPv6 subnets are 300 KiB of messages, twice, and 1 MiB as a state: 13 MiB in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A rule, and the set in which its ports or addresses are."""
+
+    rule: Rule
+    matched: IntervalSet | None = None
+
+
+def _long_steps(redirect: Redirect) -> Iterator[_Step]:
+    """The rules in the order of `rules`, each list as one."""
+    short = msgspec.structs.replace(
+        redirect,
+        only_inbound_ports=(),
+        skip_inbound_ports=(),
+        skip_outbound_ports=(),
+        skip_subnets=(),
+        skip_outbound_subnets=(),
+    )
+    for rule in rules(short):
+        if rule.redirect_to is None:
+            yield _Step(rule)
+        elif rule.chain == REDIRECT_CHAIN:
+            yield from _skips(rule, redirect.skip_inbound_ports, redirect.skip_subnets)
+            only = port_intervals(redirect.only_inbound_ports)
+            if not only:
+                yield _Step(rule)
+            else:
+                listed = dataclasses.replace(
+                    rule, comment="proxy-init/redirect-ports-to-proxy-port"
+                )
+                yield _Step(listed, IntervalSet("redirect-inbound-ports", only))
+        else:
+            yield from _skips(rule, redirect.skip_outbound_ports, redirect.skip_outbound_subnets)
+            yield _Step(rule)
+
+
+def _skips(rule: Rule, ports: tuple[PortRange, ...], subnets: tuple[str, ...]) -> Iterator[_Step]:
+    """What is let through before ``rule`` redirects the rest."""
+    way = "inbound" if rule.chain == REDIRECT_CHAIN else "outbound"
+    skip = Rule(chain=rule.chain, comment="proxy-init/ignore-ports", tcp=True)
+    found = port_intervals(ports)
+    if found:
+        yield _Step(skip, IntervalSet(f"skip-{way}-ports", found))
+    families: tuple[Family, ...] = ("ipv4", "ipv6")
+    for family, found in zip(families, subnet_intervals(subnets), strict=True):
+        if found and rule.family in (None, family):
+            comment = f"proxy-init/ignore-{family}-subnets"
+            skip = Rule(chain=rule.chain, comment=comment, family=family)
+            yield _Step(skip, IntervalSet(f"skip-{way}-subnets-{family}", found))
+
+
+def _as_plan(content: list[tuple[str, bytes]], sets: tuple[IntervalSet, ...] = ()) -> Plan:
+    return Plan(_batch(content), _batch([_deletion(), *content]), sets)
 
 
 def removal() -> Batch:
@@ -154,9 +240,10 @@ def single_ports(rule: Rule) -> Iterator[Rule]:
         yield dataclasses.replace(rule, ports=(), port=port, comment=comment)
 
 
-def expressions(rule: Rule) -> list[Attributes]:
-    """What the rule matches and does, as nftables expressions."""
-    return [*_matches(rule), *_target(rule)]
+def expressions(rule: Rule, set_name: str = "") -> list[Attributes]:
+    """What the rule matches and does, as nftables expressions; with ``set_name``, also that its
+    destination port, or for rules without a protocol the address, is in that set."""
+    return [*_matches(rule), *_is_in(rule, set_name), *_target(rule)]
 
 
 def _content(
@@ -233,14 +320,15 @@ def _chain(table: str, chain: Chain) -> bytes:
     )
 
 
-def _rule(table: str, rule: Rule) -> bytes:
+@lru_cache(maxsize=512)
+def _rule(table: str, rule: Rule, set_name: str = "") -> bytes:
     return _message(
         nft_rule_msg,
         NFT_MSG_NEWRULE,
         NLM_F_CREATE | NLM_F_APPEND,
         ("NFTA_RULE_TABLE", table),
         ("NFTA_RULE_CHAIN", rule.chain),
-        ("NFTA_RULE_EXPRESSIONS", expressions(rule)),
+        ("NFTA_RULE_EXPRESSIONS", expressions(rule, set_name)),
         ("NFTA_RULE_USERDATA", {"value": rule.comment}),
     )
 
@@ -262,6 +350,19 @@ def _matches(rule: Rule) -> Iterator[Attributes]:
         yield from _meta_is(Meta.NFT_META_L4PROTO, bytes([_IPPROTO_TCP]))
     if rule.port is not None:
         yield from _destination_port_in(rule.port)
+
+
+def _is_in(rule: Rule, set_name: str) -> Iterator[Attributes]:
+    if not set_name:
+        return
+    if rule.tcp:
+        yield _payload(_TRANSPORT_HEADER, offset=2, length=2)
+    else:
+        ipv4_offset, ipv6_offset = (12, 8) if rule.chain == REDIRECT_CHAIN else (16, 24)
+        is_ipv4 = rule.family == "ipv4"
+        offset, length = (ipv4_offset, 4) if is_ipv4 else (ipv6_offset, 16)
+        yield _payload(_NETWORK_HEADER, offset, length)
+    yield _expression("lookup", ("SET", set_name), ("SREG", Regs.NFT_REG_1))
 
 
 def _target(rule: Rule) -> Iterator[Attributes]:

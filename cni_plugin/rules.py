@@ -83,12 +83,21 @@ def rules(redirect: Redirect) -> tuple[Rule, ...]:
     Raises:
         InvalidRedirectError: a subnet is not a CIDR, or there are more than `MAX_ITEMS` items.
     """
+    check_size(redirect)
+    return (*_inbound(redirect), *_outbound(redirect))
+
+
+def check_size(redirect: Redirect) -> None:
+    """Refuse more than `MAX_ITEMS` items.
+
+    Raises:
+        InvalidRedirectError: there are more.
+    """
     if not is_allowed(redirect):
         raise InvalidRedirectError(
             f"the pod's redirection lists {_items(redirect)} ports and subnets, of which "
             f"{MAX_ITEMS} are allowed: write neighbouring ports as ranges"
         )
-    return (*_inbound(redirect), *_outbound(redirect))
 
 
 def is_allowed(redirect: Redirect) -> bool:
@@ -97,7 +106,7 @@ def is_allowed(redirect: Redirect) -> bool:
 
 
 def is_worth_keeping(redirect: Redirect) -> bool:
-    """Whether what is made of it may be cached: many pods share it, if it is of common size.
+    """Whether it is of common size, so that many pods share what is made of it.
 
     A pod's annotation must not decide how much memory the agent keeps.
     """

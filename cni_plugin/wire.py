@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import socket
 import time
 
@@ -52,6 +53,13 @@ class Wire:
                 raise ProtocolError(f"the connection ended after {len(chunks)} of {size} bytes")
             chunks += data
         return bytes(chunks)
+
+    def is_abandoned(self) -> bool:
+        """Whether the plugin program is gone, so that nobody waits for an answer: its own time was
+        over, or the runtime ended it."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def send(self, data: bytes) -> None:
         """Send a whole response.

@@ -88,12 +88,12 @@ def test_a_killed_agent_leaves_no_pod_half_done(tmp_path: Path, mode: str, count
         assert "30000" in full
         assert "30000" not in nothing
 
-        calls = Calls("ADD", pods, agent.environment)
+        calls = Calls("ADD", pods, {**agent.environment, "LINKERD_CNI_TIMEOUT_MS": "1500"})
         calls.release()
         wait_until(lambda: calls.ended() >= count // 10)
         agent.kill()
-        agent.start()
         done = calls.outcomes()
+        agent.start()
 
         # The kill came in the middle: some were answered before, some after not any more.
         assert {outcome.code for outcome in done} == {0, Code.TRY_AGAIN_LATER}
@@ -106,6 +106,21 @@ def test_a_killed_agent_leaves_no_pod_half_done(tmp_path: Path, mode: str, count
         again = call_all("ADD", refused, agent.environment)
         assert Counter(outcome.code for outcome in again) == {0: len(refused)}
         assert set(all_tables(pods, mode)) == {full}
+
+
+@MODES
+def test_an_agent_that_is_killed_and_comes_back_fails_no_pod(
+    tmp_path: Path, mode: str, count: int
+) -> None:
+    with running_agent(tmp_path, mode) as agent, many_pods([numbered(0)] * count) as pods:
+        calls = Calls("ADD", pods, agent.environment)
+        calls.release()
+        wait_until(lambda: calls.ended() >= count // 10)
+        agent.kill()
+        agent.start()
+        assert Counter(outcome.code for outcome in calls.outcomes()) == {0: count}
+        (full,) = set(all_tables(pods, mode))
+        assert "30000" in full
 
 
 def test_a_pod_of_a_user_namespace_gets_its_rules(tmp_path: Path) -> None:

@@ -230,6 +230,25 @@ class TestReadiness:
             assert all(answer.result(5).exit_code == 0 for answer in answers)
         assert agent.waiting() == 0
 
+    def test_calls_whose_callers_are_gone_are_not_worked_off(
+        self, path: Path, agent: Agent, backend: FakeBackend
+    ) -> None:
+        go_on = threading.Event()
+        backend.before = lambda: go_on.wait(10) and None
+        with ThreadPoolExecutor(3) as pool, capture_logs() as logs:
+            begun = [pool.submit(add, path) for _ in range(2)]
+            wait_until(lambda: agent.in_flight == 2)
+            for _ in range(20):  # as a burst whose time is over
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+                    caller.connect(str(path))
+                    caller.sendall(Request(environment(), MESHED).encode())
+            last = pool.submit(add, path)
+            go_on.set()
+            assert last.result(5).exit_code == 0
+            assert all(answer.result(5).exit_code == 0 for answer in begun)
+        assert len(backend.applied) == 3
+        assert sum("its caller is gone" in entry["event"] for entry in logs) == 20
+
     def test_a_socket_that_was_removed_needs_a_new_start(self, path: Path, agent: Agent) -> None:
         path.unlink()
         assert agent.failures() == [f"there is no socket at {path} any more"]

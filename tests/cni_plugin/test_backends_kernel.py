@@ -32,7 +32,7 @@ from cni_plugin.errors import (
 from cni_plugin.legacy import LegacyBackend
 from cni_plugin.netns import OWN_NETNS
 from cni_plugin.nft import NftBackend
-from injector.annotations.redirect import Redirect
+from injector.annotations.redirect import PortRange, Redirect
 from meshgraft.lab.netns import Netns
 from tests.cni_plugin.redirects import REDIRECTS, ports
 from tests.cni_plugin.shim_support import wait_until
@@ -512,8 +512,10 @@ def pair(make_netns: Callable[[], Netns]) -> tuple[Netns, Netns]:
     [(socket.AF_INET, "10.77.0.1", "10.77.0.2"), (socket.AF_INET6, "fd77::1", "fd77::2")],
     ids=["ipv4", "ipv6"],
 )
+@pytest.mark.parametrize("further", [(), ports(*range(10_001, 10_401, 2))], ids=["few", "many"])
 def test_connections_come_out_at_the_proxy_s_ports(
     backend: Backend,
+    further: tuple[PortRange, ...],
     pair: tuple[Netns, Netns],
     family: socket.AddressFamily,
     pod_address: str,
@@ -521,21 +523,29 @@ def test_connections_come_out_at_the_proxy_s_ports(
 ) -> None:
     pod, peer = pair
     redirect = Redirect(
-        inbound_port=4143, outbound_port=4140, skip_inbound_ports=ports((81, 82)), ipv6=True
+        inbound_port=4143,
+        outbound_port=4140,
+        skip_inbound_ports=(*further, *ports((81, 82))),
+        skip_outbound_ports=(*further, *ports(9090)),
+        skip_subnets=("192.0.2.0/24", "2001:db8::/32"),
+        skip_outbound_subnets=("10.78.0.0/16", "fd78::/64"),
+        ipv6=True,
     )
     backend.apply(pod.fd, redirect)
     with ExitStack() as stack:
         inbound = stack.enter_context(_listen(pod, family, 4143))
         outbound = stack.enter_context(_listen(pod, family, 4140))
         skipped = stack.enter_context(_listen(pod, family, 82))
+        passed = stack.enter_context(_listen(peer, family, 9090))
         for source, address, port, listener in (
             (peer, pod_address, 80, inbound),
             (pod, peer_address, 8080, outbound),
             (peer, pod_address, 82, skipped),
+            (pod, peer_address, 9090, passed),
         ):
             stack.enter_context(source.connect(address, port))
             connection = stack.enter_context(listener.accept()[0])
-            if listener is not skipped:
+            if listener not in (skipped, passed):
                 assert _original_port(connection, family) == port
 
 

@@ -1,20 +1,23 @@
 """The agent: a server on a Unix socket that answers the calls of the static plugin program.
 
-A fixed number of threads each take a connection, read one request, answer it and close. There
-is no queue in here: what no thread is free for waits in the kernel's backlog, where the plugin
-program's own deadline bounds it.
+A fixed number of threads each take a connection, read one request, answer it and close. What no
+thread is free for waits in the kernel's backlog, where the plugin program's own deadline bounds it.
+Large requests are answered one after the other by a thread of their own, so that pods with very
+long annotations wait for each other, and no other pod for them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import select
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +34,12 @@ from cni_plugin.wire import Wire
 DEFAULT_SOCKET = Path("/run/linkerd-cni/agent.sock")
 STUCK_SECONDS = 120.0
 """No call takes this long: reading, look-ups and sending are bounded, and rules take ms."""
+LARGE_BYTES = 6 * 1024
+"""Of a request's stdin. Usual ones have 2 to 4 KiB; it takes an annotation of hundreds of ports or
+subnets, which cost milliseconds, or one that somebody else put there, to have more."""
+MOST_LARGE_BYTES = 16 << 20
+"""So much of them waits; the program of one that is turned away tries again."""
+_LARGE_THREAD = "cni-large"
 _BACKLOG = 256
 _DRAIN_TICK = 0.01
 _PEER = struct.Struct("iII")
@@ -52,6 +61,17 @@ class AgentSettings:
     deadline_seconds: float = 8.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A request that was read, and what there is to close once it is answered."""
+
+    wire: Wire
+    request: Request
+    netns_fd: int | None
+    started: float
+    held: ExitStack
+
+
 class Agent:
     """Serves until it is stopped; `start` and `stop` are for one thread, once each."""
 
@@ -68,6 +88,10 @@ class Agent:
         self._busy: dict[str, float] = {}
         """Since when (monotonic) each thread that is at a call has been."""
         self._stopping = threading.Event()
+        self._large_bytes = 0
+        self._large_lock = threading.Lock()
+        self._large: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._large_thread = threading.Thread(target=self._serve_large, name=_LARGE_THREAD)
 
     @property
     def backend_name(self) -> str:
@@ -83,6 +107,7 @@ class Agent:
         path = self._settings.socket_path
         self._listener, self._inode = _listen(path)
         try:
+            self._large_thread.start()
             for number in range(self._settings.threads):
                 self._start_thread(f"cni-{number}", self._listener)
         except RuntimeError as error:
@@ -114,15 +139,17 @@ class Agent:
         if self._listener is None:
             return []
         found = []
-        dead = sum(not thread.is_alive() for thread in self._threads)
+        threads = [*self._threads, self._large_thread]
+        dead = sum(not thread.is_alive() for thread in threads)
         if dead:
-            found.append(f"{dead} of {len(self._threads)} threads have ended")
+            found.append(f"{dead} of {len(threads)} threads have ended")
         if self._inode_at_path() is None:
             found.append(f"there is no socket at {self._settings.socket_path} any more")
         elif self.is_superseded() and _is_abandoned(self._settings.socket_path):
             found.append(f"the later agent that took {self._settings.socket_path} over is gone")
         oldest = time.monotonic() - STUCK_SECONDS
-        if sum(since < oldest for since in list(self._busy.values())) == len(self._threads):
+        stuck = {name for name, since in list(self._busy.items()) if since < oldest}
+        if _LARGE_THREAD in stuck or len(stuck) == len(self._threads):
             found.append(f"all threads are at calls that began over {STUCK_SECONDS:g} s ago")
         return found
 
@@ -133,7 +160,7 @@ class Agent:
     @property
     def in_flight(self) -> int:
         """How many calls are being answered now."""
-        return len(self._busy)
+        return len(self._busy) + self._large.qsize()
 
     def waiting(self) -> int | None:
         """How many calls no thread has taken yet; None where the kernel does not tell."""
@@ -158,6 +185,9 @@ class Agent:
         listener.shutdown(socket.SHUT_RDWR)  # wakes every thread that waits in accept
         for thread in self._threads:
             thread.join()
+        if self._large_thread.is_alive():
+            self._large.put(None)
+            self._large_thread.join()
         listener.close()
 
     def _drain(self, listener: socket.socket) -> None:
@@ -182,16 +212,30 @@ class Agent:
                 continue
             name = threading.current_thread().name
             self._busy[name] = time.monotonic()
-            with connection:
+            with ExitStack() as held:
+                held.enter_context(connection)
                 try:
-                    self._serve_one(connection)
+                    self._serve_one(connection, held)
                 except Exception:  # noqa: BLE001 - one call must not take a thread from the others
                     self._metrics.refused()
                     _tell(_log.exception, "call not answered")
                 finally:
                     del self._busy[name]
 
-    def _serve_one(self, connection: socket.socket) -> None:
+    def _serve_large(self) -> None:
+        while (call := self._large.get()) is not None:
+            self._busy[_LARGE_THREAD] = time.monotonic()
+            self._release(len(call.request.stdin))
+            with call.held:
+                try:
+                    self._finish(call)
+                except Exception:  # noqa: BLE001 - as above
+                    self._metrics.refused()
+                    _tell(_log.exception, "call not answered")
+                finally:
+                    del self._busy[_LARGE_THREAD]
+
+    def _serve_one(self, connection: socket.socket, held: ExitStack) -> None:
         """Answer one connection; what is wrong with it is logged and ends it alone."""
         started = time.perf_counter()
         try:
@@ -202,22 +246,41 @@ class Agent:
             self._metrics.refused()
             _tell(_log.warning, "call not answered", error=str(error) or type(error).__name__)
             return
+        if netns_fd is not None:
+            held.callback(os.close, netns_fd)
+        if len(request.stdin) <= LARGE_BYTES:
+            self._finish(_Call(wire, request, netns_fd, started, held))
+        elif self._reserve(len(request.stdin)):
+            self._large.put(_Call(wire, request, netns_fd, started, held.pop_all()))
+        else:
+            self._metrics.refused()
+            _tell(_log.warning, "call turned away: too many with long annotations wait already")
+
+    def _reserve(self, size: int) -> bool:
+        """Whether one more large request may wait."""
+        with self._large_lock:
+            if self._large_bytes + size > MOST_LARGE_BYTES:
+                return False
+            self._large_bytes += size
+            return True
+
+    def _release(self, size: int) -> None:
+        with self._large_lock:
+            self._large_bytes -= size
+
+    def _finish(self, call: _Call) -> None:
+        if call.wire.is_abandoned():
+            # The runtime tries again by a new call. Worked off, the old ones of a burst would keep
+            # the threads from the new ones.
+            self._metrics.refused()
+            _tell(_log.info, "call dropped: its caller is gone")
+            return
+        answer = self._answer(call.request, call.netns_fd)
         try:
-            if wire.is_abandoned():
-                # The runtime tries again by a new call. Worked off, the old ones of a burst would
-                # keep the threads from the new ones.
-                self._metrics.refused()
-                _tell(_log.info, "call dropped: its caller is gone")
-                return
-            answer = self._answer(request, netns_fd)
-        finally:
-            if netns_fd is not None:
-                os.close(netns_fd)
-        try:
-            wire.send(answer.response.encode())
+            call.wire.send(answer.response.encode())
         except (ProtocolError, OSError) as error:
             answer = _undelivered(answer, error)
-        self._report(answer, time.perf_counter() - started)
+        self._report(answer, time.perf_counter() - call.started)
 
     def _answer(self, request: Request, netns_fd: int | None) -> Answer:
         try:

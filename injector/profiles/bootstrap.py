@@ -4,7 +4,7 @@ What a connection meets, in both directions: the original destination is read ba
 conntrack, HTTP/1, HTTP/2 and gRPC are detected, everything else passes as TCP, and the
 connection goes on to where it was going. What Envoy does of its own accord elsewhere (time-outs
 on streams, headers, retries, limits on parallel requests) is switched off: an application is
-not to notice.
+not to notice. What one client may make Envoy hold is bounded, far above what applications take.
 """
 
 from __future__ import annotations
@@ -30,6 +30,27 @@ _KEEPALIVE = {"keepalive_time": 10, "keepalive_interval": 10}
 # Seconds. An application's own keep-alive ends at its proxy, so the proxies must find dead peers.
 
 
+MOST_HEADER_KIB = 64
+"""Of a request, as RFC 9113 counts them; Envoy's default is 60, and most servers take 8 to 64."""
+MOST_STREAMS = 256
+"""At once on one HTTP/2 connection; clients wait or open another one. Most servers allow 100 to
+250, Linkerd's proxy 200. With `MOST_HEADER_KIB` this is what one connection may hold in headers,
+16 MiB: compressed they are a few KiB, too fast for the overload manager to step in."""
+MOST_CONNECTIONS = 50_000
+"""From outside and from the application together, where the container has no memory limit."""
+_CONNECTION_BYTES = 32 * 1024
+"""With a memory limit there are as many as this would fit into it."""
+_HEAP = "envoy.resource_monitors.fixed_heap"
+_CONNECTIONS = "envoy.resource_monitors.global_downstream_max_connections"
+_OVERLOADED = {
+    "shrink_heap": 0.8,
+    "disable_http_keepalive": 0.9,
+    "stop_accepting_requests": 0.95,
+    "stop_accepting_connections": 0.97,
+}
+"""Shares of the heap at which Envoy begins to defend itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class EnvoyConfig:
     """What differs between two pods' bootstraps. Time-outs are in seconds."""
@@ -48,6 +69,8 @@ class EnvoyConfig:
     """How long to wait for a client that says nothing, before the connection passes as TCP;
     0 waits for ever."""
     ipv6: bool = False
+    memory_limit: int = 0
+    """Of the container, in bytes; 0 is none."""
     access_log: str = ""
     shutdown_endpoint: bool = False
     trace_collector: tuple[str, int] | None = None
@@ -73,6 +96,50 @@ def bootstrap(config: EnvoyConfig) -> Json:
                 {"name": "blackhole", "type": "STATIC", "connect_timeout": "1s"},
             ],
         },
+        "overload_manager": _overload_manager(config.memory_limit),
+    }
+
+
+def _most_connections(memory_limit: int) -> int:
+    return max(100, memory_limit // _CONNECTION_BYTES) if memory_limit else MOST_CONNECTIONS
+
+
+def _overload_manager(memory_limit: int) -> Json:
+    """Turns new work away before the kernel ends the whole proxy, and all connections with it.
+
+    Source: Envoy's "Configuring Envoy as an edge proxy", with the container's limit.
+    """
+    monitors = [
+        {
+            "name": _CONNECTIONS,
+            "typed_config": {
+                "@type": _TYPE + "envoy.extensions.resource_monitors"
+                ".downstream_connections.v3.DownstreamConnectionsConfig",
+                "max_active_downstream_connections": _most_connections(memory_limit),
+            },
+        }
+    ]
+    if not memory_limit:
+        return {"resource_monitors": monitors}
+    heap = {
+        "name": _HEAP,
+        "typed_config": {
+            "@type": _TYPE + "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+            # The heap is not all: stacks, code and what the allocator keeps are outside.
+            "max_heap_size_bytes": max(1, memory_limit * 4 // 5),
+        },
+    }
+    actions = [
+        {
+            "name": f"envoy.overload_actions.{name}",
+            "triggers": [{"name": _HEAP, "threshold": {"value": value}}],
+        }
+        for name, value in _OVERLOADED.items()
+    ]
+    return {
+        "refresh_interval": "0.01s",
+        "resource_monitors": [heap, *monitors],
+        "actions": actions,
     }
 
 
@@ -264,8 +331,8 @@ def _http_proxy(name: str, config: EnvoyConfig) -> Json:
         route_config=_pass_through(name),
         http_protocol_options=_http1(accept_http_10=True, default_host_for_http_10="localhost"),
         http2_protocol_options=_http2(),
-        common_http_protocol_options={"idle_timeout": "0s", "max_headers_count": 10000},
-        max_request_headers_kb=1024,
+        common_http_protocol_options={"idle_timeout": "0s", "max_headers_count": 1000},
+        max_request_headers_kb=MOST_HEADER_KIB,
         stream_idle_timeout="0s",
         request_timeout="0s",
         upgrade_configs=[{"upgrade_type": "websocket"}, {"upgrade_type": "CONNECT"}],
@@ -474,7 +541,13 @@ def _http1(**fields: Any) -> Json:
 
 
 def _http2() -> Json:
-    return {"allow_connect": True, "allow_metadata": False}
+    return {
+        "allow_connect": True,
+        "allow_metadata": False,
+        "max_concurrent_streams": MOST_STREAMS,
+        "initial_stream_window_size": 1 << 20,
+        "initial_connection_window_size": 8 << 20,
+    }
 
 
 def _collector_clusters(config: EnvoyConfig) -> list[Json]:

@@ -10,6 +10,7 @@ from injector.annotations import (
     BadItems,
     PortRange,
     parse_port_list,
+    parse_quantity,
 )
 from injector.kept import Kept
 from injector.model import Additions, BuildInput, Object
@@ -210,6 +211,14 @@ def _literal(text: str) -> str:
     return text.replace("$", "$$")
 
 
+_MOST_BYTES = (1 << 63) - 1
+
+
+def _memory_limit(text: str) -> int:
+    """In bytes; what no machine has is as much as Envoy can count."""
+    return min(parse_quantity(text).whole, _MOST_BYTES) if text else 0
+
+
 def _envoy_config(given: BuildInput) -> EnvoyConfig:
     proxy = given.values.proxy
     opaque = _ranges(proxy.opaque_ports)
@@ -229,6 +238,7 @@ def _envoy_config(given: BuildInput) -> EnvoyConfig:
         inbound_detect_timeout=0 if proxy.disable_inbound_protocol_detect_timeout else 10,
         outbound_detect_timeout=0 if proxy.disable_outbound_protocol_detect_timeout else 10,
         ipv6=not given.values.disable_ipv6,
+        memory_limit=_memory_limit(proxy.resources.memory.limit),
         access_log=proxy.access_log,
         shutdown_endpoint=proxy.enable_shutdown_endpoint,
         trace_collector=_collector(given.values),

@@ -33,6 +33,9 @@ CONFIGS = {
         trace_collector=("collector.tracing", 4317), trace_service="web", trace_sampling=0.5
     ),
     "shutdown": config(shutdown_endpoint=True),
+    "memory limit": config(memory_limit=250 << 20),
+    "no memory at all": config(memory_limit=1),
+    "all the memory there is": config(memory_limit=(1 << 63) - 1),
     "short time-outs": config(inbound_connect_timeout=0.000001, outbound_detect_timeout=0),
 }
 
@@ -62,6 +65,15 @@ def addresses(name: str, given: EnvoyConfig) -> list[tuple[str, int]]:
     each = listener(name, given)
     all_ = [each["address"], *(extra["address"] for extra in each.get("additional_addresses", []))]
     return [(a["socket_address"]["address"], a["socket_address"]["port_value"]) for a in all_]
+
+
+def test_connections_and_heap_follow_the_memory_limit() -> None:
+    manager = bootstrap(config(memory_limit=250 << 20))["overload_manager"]
+    heap, connections = (each["typed_config"] for each in manager["resource_monitors"])
+    assert heap["max_heap_size_bytes"] == 200 << 20
+    assert connections["max_active_downstream_connections"] == 8000
+    (only,) = bootstrap(config())["overload_manager"]["resource_monitors"]
+    assert only["typed_config"]["max_active_downstream_connections"] == 50_000
 
 
 def test_without_ipv6_nothing_listens_on_ipv6() -> None:

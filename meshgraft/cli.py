@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from cyclopts import App
 
 from meshgraft._errors import CommandError
+from meshgraft._terminal import shown
 
 app = App(
     name="meshgraft",
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = app(arguments)
     except CommandError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {shown(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except ImportError as error:
         if not (package := _absent(error)):

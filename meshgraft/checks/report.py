@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
+from meshgraft._terminal import shown
 from meshgraft.checks.model import Result, Status
 from meshgraft.checks.run import is_success
 
@@ -19,9 +20,9 @@ def render(results: Sequence[Result], output: Output, paint: Paint = str) -> str
     """All results; in the short form, only what is not well. ``paint`` colours the marks."""
     if output == "json":
         return json.dumps(_tree(results), indent=2, ensure_ascii=False) + "\n"
-    shown = [result for result in results if output == "table" or result.status != "success"]
+    listed = [result for result in results if output == "table" or result.status != "success"]
     lines: list[str] = []
-    for category, group in groupby(shown, key=lambda result: result.category):
+    for category, group in groupby(listed, key=lambda result: result.category):
         lines += [category, "-" * len(category)]
         for result in group:
             lines += _lines(result, paint)
@@ -33,7 +34,7 @@ def render(results: Sequence[Result], output: Output, paint: Paint = str) -> str
 def _lines(result: Result, paint: Paint) -> list[str]:
     lines = [f"{paint(_MARKS[result.status])} {result.check.text}"]
     if result.status != "success":
-        lines += [f"    {line}" for line in result.problem.splitlines()]
+        lines += [f"    {line}" for line in shown(result.problem).splitlines()]
         lines += [f"    {result.check.fix}", f"    see {result.check.hint} for hints"]
     return lines
 

@@ -11,6 +11,7 @@ from typing import Literal
 from injector.manifests import Problem, Report, Result, Rule, transform
 from injector.yamlpieces import Piece, cut, join
 from injector.yamltext import YamlError, dump, load
+from meshgraft._terminal import shown
 from meshgraft.commands._inputs import Source
 
 Output = Literal["yaml", "json"]
@@ -42,8 +43,9 @@ def run(
         _take(source, rule, output, done)
     if done.problems:
         for line in warnings(done.reports):
-            print(line, file=sys.stderr)
-        print("Error transforming resources:", *done.problems, sep="\n", file=sys.stderr)
+            print(shown(line), file=sys.stderr)
+        problems = map(shown, done.problems)
+        print("Error transforming resources:", *problems, sep="\n", file=sys.stderr)
         return 1
     try:
         _write("".join(done.texts) if output == "json" else join(done.texts))
@@ -51,7 +53,7 @@ def run(
         # Whoever read has seen enough; the interpreter must not trip over it again at its end.
         sys.stdout = None
         return 1
-    sys.stderr.write(report(done.reports))
+    sys.stderr.write(shown(report(done.reports)))
     return 0
 
 

@@ -18,6 +18,7 @@ from kubeapi.client import ApiServer, ApiServerError, is_name
 from kubeapi.config import KubeconfigError
 from kubeapi.reading import DEPLOYMENTS
 from meshgraft._errors import CommandError
+from meshgraft._terminal import shown
 from meshgraft.audit.explain import explain
 from meshgraft.audit.gather import (
     MissingError,
@@ -168,7 +169,7 @@ async def _run(api: ApiServer, asked: _Asked) -> int:
     else:
         findings = await _list(api, asked, mesh, surroundings)
     for text in notes.texts:
-        print(f"‼ {text}", file=sys.stderr)
+        print(f"‼ {shown(text)}", file=sys.stderr)
     if not asked.restart or not findings:
         return 1 if findings else 0
     return await _restart(api, asked, plan(findings))
@@ -200,7 +201,7 @@ async def _explain(
             if not judged:
                 print(f"pod {scope.namespace}/{name} is being deleted")
             for subject, found in judged:
-                emit(explain(subject, mesh, found) + "\n")
+                emit(shown(explain(subject, mesh, found)) + "\n")
                 findings += [found.finding] if found.finding else []
     return findings
 
@@ -215,7 +216,7 @@ async def _list(
     findings.sort(key=lambda finding: (finding.namespace, finding.name))
     if not asked.scope.selector:
         findings = [*_namespaces(surroundings), *findings]
-    emit(render(findings, audited, asked.output))
+    emit(shown(render(findings, audited, asked.output)))
     return findings
 
 
@@ -236,7 +237,7 @@ def _namespaces(surroundings: Surroundings) -> list[Finding]:
 
 async def _restart(api: ApiServer, asked: _Asked, todo: Plan) -> int:
     for text in todo.left:
-        print(f"left alone: {text}", file=sys.stderr)
+        print(f"left alone: {shown(text)}", file=sys.stderr)
     if not todo.workloads:
         return 1
     await check_injector(api, asked.meshgraft_namespace)

@@ -16,6 +16,7 @@ from cyclopts import Parameter
 from kubeapi.client import ApiServer, is_name
 from kubeapi.config import KubeconfigError
 from meshgraft._errors import CommandError
+from meshgraft._terminal import shown
 from meshgraft.checks.catalog import CATEGORIES
 from meshgraft.checks.model import Options, Result, Snapshot
 from meshgraft.checks.report import Output, Paint, render
@@ -106,7 +107,7 @@ async def _look(api: ApiServer, options: Options, patience: float) -> list[Resul
             return results
         for each in waits_for:
             if each.id not in told:
-                print(f"waiting: {each.text}", file=sys.stderr, flush=True)
+                print(f"waiting: {shown(each.text)}", file=sys.stderr, flush=True)
                 told.add(each.id)
         await asyncio.sleep(pause)
         pause = min(LONGEST_PAUSE, 2 * pause)

@@ -97,17 +97,19 @@ def parse_env(text: str) -> list[dict[str, Any]]:
         BadValue: the text is not a JSON list at all.
     """
     try:
-        items = msgspec.json.decode(text, type=list[Any])
+        # The others are checked as JSON, and never become objects that the collector walks.
+        raw = msgspec.json.decode(text, type=list[msgspec.Raw])
+        items = [msgspec.json.decode(item) for item in raw[:_MOST_VARIABLES]]
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise BadValue(_EXPECTED) from None
     good: list[dict[str, Any]] = []
     bad: list[str] = []
-    for number, item in enumerate(items[:_MOST_VARIABLES], start=1):
+    for number, item in enumerate(items, start=1):
         if _is_env(item):
             good.append(item)
         else:
             bad.append(_called(number, item))
-    if len(items) > _MOST_VARIABLES:
+    if len(raw) > _MOST_VARIABLES:
         bad.append(f"all after the first {_MOST_VARIABLES}")
     if bad:
         raise BadItems(_EXPECTED, tuple(bad), good)

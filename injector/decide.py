@@ -20,11 +20,15 @@ AnnotationAt = Literal["namespace", "workload", ""]
 
 _VALID = frozenset(("enabled", "ingress", "disabled", ""))
 _WANTED = frozenset(("enabled", "ingress"))
-_PROXY_NAMES = frozenset(("linkerd-proxy", "istio-proxy"))
+_PROXY_NAMES = frozenset(("linkerd-proxy", "istio-proxy", "kuma-sidecar", "consul-dataplane"))
 _PROXY_IMAGES = ("cr.l5d.io/linkerd/proxy:", "gcr.io/istio-release/proxyv2:")
 # The last two are profile envoy's: a container called envoy may well be an application's own.
 _INIT_NAMES = frozenset(
-    ("linkerd-init", "istio-init", "meshgraft-init", "meshgraft-network-validator")
+    (
+        *("linkerd-init", "meshgraft-init", "meshgraft-network-validator"),
+        *("istio-init", "istio-validation", "kuma-init", "kuma-validation"),
+        *("consul-connect-inject-init", "osm-init"),
+    )
 )
 _INIT_IMAGES = ("cr.l5d.io/linkerd/proxy-init:", "gcr.io/istio-release/proxy_init:")
 
@@ -37,9 +41,85 @@ class Decision:
     annotation_at: AnnotationAt = ""
 
 
+_MESH_REPOSITORIES = frozenset(
+    (
+        *("proxyv2", "kuma-dp", "kuma-init", "consul-dataplane", "osm-sidecar-init"),
+        *("aws-appmesh-envoy", "aws-appmesh-proxy-route-manager"),
+    )
+)
+"""Of other meshes' images, from whichever registry: they bear their names nowhere else."""
+_AMBIENT_LABEL, _AMBIENT_ANNOTATION = "istio.io/dataplane-mode", "ambient.istio.io/redirection"
+_OS_LABELS = frozenset(("kubernetes.io/os", "beta.kubernetes.io/os"))
+
+
+def is_windows(spec: Object) -> bool:
+    """Whether the pod can only run on Windows: by ``os``, node selector, required node affinity, or
+    security options that nothing else has."""
+    named = _part(spec, "os").get("name")
+    if named:
+        return bool(named == "windows")
+    selector = _part(spec, "nodeSelector")
+    if any(selector.get(label) == "windows" for label in _OS_LABELS):
+        return True
+    if any(
+        _part(one, "securityContext").get("windowsOptions")
+        for one in (spec, *_all_containers(spec))
+    ):
+        return True
+    affinity = _part(_part(spec, "affinity"), "nodeAffinity")
+    required = _part(affinity, "requiredDuringSchedulingIgnoredDuringExecution")
+    terms = _parts(required, "nodeSelectorTerms")
+    # Terms are alternatives; the expressions of one must all hold.
+    return bool(terms) and all(
+        any(_wants_windows(each) for each in _parts(term, "matchExpressions")) for term in terms
+    )
+
+
+def _part(obj: Object, name: str) -> Object:
+    found = obj.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _parts(obj: Object, name: str) -> list[Object]:
+    found = obj.get(name)
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def _wants_windows(expression: Object) -> bool:
+    if expression.get("key") not in _OS_LABELS:
+        return False
+    named = expression.get("values") or ()
+    if expression.get("operator") == "In":
+        return bool(named) and all(name == "windows" for name in named)
+    return expression.get("operator") == "NotIn" and "linux" in named
+
+
+def _all_containers(spec: Object) -> list[Object]:
+    """Those that run and those before them."""
+    return [*_parts(spec, "initContainers"), *_parts(spec, "containers")]
+
+
+def _is_of_another_mesh(pod: Object) -> bool:
+    """Istio's ambient mode, which has no container in the pod; or a container whose image is one of
+    a mesh's, whatever its name."""
+    if _part(_part(pod, "metadata"), "labels").get(_AMBIENT_LABEL) == "ambient":
+        return True
+    if annotations_of(pod).get(_AMBIENT_ANNOTATION) == "enabled":
+        return True
+    images = (str(one.get("image") or "") for one in _all_containers(pod["spec"]))
+    return any(_repository(image) in _MESH_REPOSITORIES for image in images)
+
+
+def _repository(image: str) -> str:
+    """The last part of an image's name, without tag and digest."""
+    return image.partition("@")[0].rpartition("/")[2].partition(":")[0]
+
+
 def has_sidecar(pod: Object) -> bool:
-    """Whether a proxy, or its init container, of Linkerd, Istio or ours is there already."""
+    """Whether a proxy, or its init container, of ours or of another mesh is there already."""
     init_containers = pod["spec"].get("initContainers") or ()
+    if _is_of_another_mesh(pod):
+        return True
     if any(_matches(one, _INIT_NAMES, _INIT_IMAGES) for one in init_containers):
         return True
     return any(_matches(one, _PROXY_NAMES, _PROXY_IMAGES) for one in containers(pod))
@@ -69,7 +149,7 @@ def _by_spec(pod: Object) -> Iterator[SkipReason]:
     spec = pod["spec"]
     if spec.get("hostNetwork"):
         yield SkipReason.HOST_NETWORK
-    if (spec.get("os") or {}).get("name") == "windows":
+    if is_windows(spec):
         yield SkipReason.WINDOWS
     if has_sidecar(pod):
         yield SkipReason.SIDECAR_EXISTS

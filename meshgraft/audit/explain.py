@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from injector.annotations import ANNOTATIONS, INJECT
+from injector.decide import has_sidecar, is_windows
 from injector.model import Object, SkipReason
 from injector.pods import annotations_of
 from meshgraft.audit.judge import Judgement
@@ -66,9 +67,12 @@ def _steps(subject: Subject, mesh: Mesh, found: Judgement) -> Iterator[tuple[boo
     spec = subject.pod["spec"]
     host = bool(spec.get("hostNetwork"))
     yield not host, f"hostNetwork: {'true' if host else 'false'} ({_from(spec, 'hostNetwork')})"
-    system = (spec.get("os") or {}).get("name") or "linux"
-    yield system != "windows", f"os.name: {system} ({_from(spec, 'os')})"
+    windows = is_windows(spec)
+    origin = "from the pod" if windows or "os" in spec else "default"
+    yield not windows, f"os.name: {'windows' if windows else 'linux'} ({origin})"
     others = sidecars(found.original)
+    if not others and has_sidecar(found.original):
+        others = ["Istio's ambient mode"]
     yield not others, f"other sidecars: {', '.join(others) or 'none'} (the pod's containers)"
     yield _token(spec, mesh, reasons)
     yield from _webhook(mesh, found)

@@ -150,3 +150,88 @@ def test_a_windows_pod_is_left_alone() -> None:
     """The API server refuses it with a security context for Linux."""
     assert decide(pod(os={"name": "windows"}), meshed(), Values(), WEBHOOK).reasons == (R.WINDOWS,)
     assert decide(pod(os={"name": "linux"}), meshed(), Values(), WEBHOOK).reasons == ()
+
+
+def _node_affinity(*terms: list[tuple[str, str, list[str]]]) -> dict[str, Any]:
+    """Required, each term with its expressions."""
+    listed = [
+        {
+            "matchExpressions": [
+                {"key": key, "operator": operator, "values": named} for key, operator, named in term
+            ]
+        }
+        for term in terms
+    ]
+    required = {"nodeSelectorTerms": listed}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"nodeSelector": {"kubernetes.io/os": "windows"}},
+        {"nodeSelector": {"beta.kubernetes.io/os": "windows"}},
+        {"securityContext": {"windowsOptions": {"hostProcess": True}}},
+        {"affinity": _node_affinity([("kubernetes.io/os", "In", ["windows"])])},
+        {"affinity": _node_affinity([("kubernetes.io/os", "NotIn", ["linux"])])},
+        {
+            "affinity": _node_affinity(
+                [("zone", "In", ["a"]), ("kubernetes.io/os", "In", ["windows"])],
+                [("kubernetes.io/os", "In", ["windows"])],
+            )
+        },
+    ],
+)
+def test_however_a_pod_says_that_it_is_for_windows(spec: dict[str, Any]) -> None:
+    assert decide(pod(**spec), meshed(), Values(), WEBHOOK).reasons == (R.WINDOWS,)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"nodeSelector": {"kubernetes.io/os": "linux"}},
+        {"os": {"name": "linux"}, "nodeSelector": {"kubernetes.io/os": "windows"}},
+        {"securityContext": {"windowsOptions": {}}},
+        {"affinity": _node_affinity()},
+        {"affinity": _node_affinity([("kubernetes.io/os", "In", ["linux", "windows"])])},
+        {"affinity": _node_affinity([("kubernetes.io/os", "NotIn", ["windows"])])},
+        {
+            "affinity": _node_affinity(
+                [("kubernetes.io/os", "In", ["windows"])], [("zone", "In", ["a"])]
+            )
+        },
+        {"affinity": {"nodeAffinity": None}},
+    ],
+)
+def test_what_may_run_on_linux_is_not_for_windows(spec: dict[str, Any]) -> None:
+    assert decide(pod(**spec), meshed(), Values(), WEBHOOK).reasons == ()
+
+
+@pytest.mark.parametrize("place", ["containers", "initContainers"])
+@pytest.mark.parametrize(
+    "container",
+    [
+        {"name": "kuma-sidecar"},
+        {"image": "docker.io/kumahq/kuma-dp:2"},
+        {"image": "mirror.example:5000/istio/proxyv2@sha256:" + "0" * 64},
+        {"name": "consul-dataplane"},
+        {"name": "envoy", "image": "public.ecr.aws/appmesh/aws-appmesh-envoy:v1.29.6.1-prod"},
+    ],
+)
+def test_other_meshes_are_known_by_name_or_image(place: str, container: dict[str, str]) -> None:
+    found = decide(_with(place, **container), meshed(), Values(), WEBHOOK)
+    assert found.reasons == (R.SIDECAR_EXISTS,)
+
+
+@pytest.mark.parametrize("name", ["kuma-init", "istio-validation", "consul-connect-inject-init"])
+def test_other_meshes_are_known_by_what_runs_first(name: str) -> None:
+    found = decide(_with("initContainers", name=name), meshed(), Values(), WEBHOOK)
+    assert found.reasons == (R.SIDECAR_EXISTS,)
+
+
+def test_istios_ambient_mode_needs_no_container() -> None:
+    given = pod()
+    given["metadata"]["labels"] = {"istio.io/dataplane-mode": "ambient"}
+    assert decide(given, meshed(), Values(), WEBHOOK).reasons == (R.SIDECAR_EXISTS,)
+    given["metadata"]["labels"] = {"istio.io/dataplane-mode": "none"}
+    assert decide(given, meshed(), Values(), WEBHOOK).reasons == ()

@@ -12,6 +12,7 @@ import msgspec
 
 from injector.annotations import INJECT, OPAQUE_PORTS, REDIRECT_ANNOTATION
 from injector.annotations.redirect import CREATED_BY, WEBHOOK
+from injector.conflicts import conflicts
 from injector.decide import Decision, decide
 from injector.model import (
     BuildInput,
@@ -201,6 +202,7 @@ def _inject(
         warnings=(
             *resolved.warnings,
             *opaque_warnings,
+            *conflicts(obj, effective),
             *_ignored(obj, at_namespace, profile),
             *additions.warnings,
         ),

@@ -32,10 +32,10 @@ _KEEPALIVE = {"keepalive_time": 10, "keepalive_interval": 10}
 
 MOST_HEADER_KIB = 64
 """Of a request, as RFC 9113 counts them; Envoy's default is 60, and most servers take 8 to 64."""
-MOST_STREAMS = 256
+MOST_STREAMS = 200
 """At once on one HTTP/2 connection; clients wait or open another one. Most servers allow 100 to
 250, Linkerd's proxy 200. With `MOST_HEADER_KIB` this is what one connection may hold in headers,
-16 MiB: compressed they are a few KiB, too fast for the overload manager to step in."""
+12.5 MiB: compressed they are a few KiB, too fast for the overload manager to step in."""
 MOST_CONNECTIONS = 50_000
 """From outside and from the application together, where the container has no memory limit."""
 _CONNECTION_BYTES = 32 * 1024

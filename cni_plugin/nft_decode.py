@@ -18,15 +18,15 @@ _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 0x100, 0x200
 _NLMSGERR_ATTR_MSG = 1
 
 _SUBSYS_NFTABLES = 10
-_NEWTABLE, _NEWCHAIN, _NEWRULE, _NEWSET, _NEWSETELEM = (
+_NEWTABLE, _NEWCHAIN, _NEWRULE, NEWSET, NEWSETELEM = (
     _SUBSYS_NFTABLES << 8 | kind for kind in (0, 3, 6, 9, 12)
 )
-_KINDS = frozenset((_NEWTABLE, _NEWCHAIN, _NEWRULE, _NEWSET, _NEWSETELEM))
-_NFPROTO_INET = 1
+_KINDS = frozenset((_NEWTABLE, _NEWCHAIN, _NEWRULE, NEWSET, NEWSETELEM))
+NFPROTO_INET = 1
 _HEADER = struct.Struct("=IHHII")
 _NFGEN_LENGTH = 4
 _NLA_TYPE_MASK = 0x3FFF
-_NLA_F_NESTED = 0x8000
+NLA_F_NESTED = 0x8000
 _ELEMENT_ENDS = (b"", struct.pack("=HH", 8, 3) + b"\0\0\0\1")
 """What follows an element's key: nothing, or that an interval ends there."""
 _NF_NAT_RANGE_PROTO_SPECIFIED = 2
@@ -142,7 +142,7 @@ def table_state(table: str, given: Iterable[Message]) -> TableState | None:
     """
     state, seen = TableState(), False
     for message in given:
-        if message.type not in _KINDS or message.body[0] != _NFPROTO_INET:
+        if message.type not in _KINDS or message.body[0] != NFPROTO_INET:
             continue
         attrs = dict(attributes(message.body[_NFGEN_LENGTH:]))
         if _text(attrs.get(1, b"")) != table:
@@ -151,11 +151,11 @@ def table_state(table: str, given: Iterable[Message]) -> TableState | None:
             state.flags, seen = attrs.get(2, bytes(4)), True
         elif message.type == _NEWCHAIN:
             state.chains[_text(attrs.get(3, b""))] = _chain_state(attrs)
-        elif message.type == _NEWSET:
+        elif message.type == NEWSET:
             name = _text(attrs.get(2, b""))
             length, flags = _number(attrs.get(5)), _number(attrs.get(3))
             state.sets[name] = SetState(length, flags, frozenset())
-        elif message.type == _NEWSETELEM:
+        elif message.type == NEWSETELEM:
             name = _text(attrs.get(2, b""))
             known = state.sets.get(name, SetState(0, 0, frozenset()))
             elements = known.elements.union(_elements(attrs.get(3, b""), known.key_length))
@@ -177,7 +177,7 @@ def _elements(payload: bytes, length: int) -> Iterator[tuple[bytes, bool]]:
     """The elements of one message. Nearly all look the same, and there may be thousands."""
     padded = (length + 3) & ~3
     usual = struct.pack("=HHHH", 8 + padded, 1, 4 + length, 1)
-    known = (usual, struct.pack("=HHHH", 8 + padded, 1 | _NLA_F_NESTED, 4 + length, 1))
+    known = (usual, struct.pack("=HHHH", 8 + padded, 1 | NLA_F_NESTED, 4 + length, 1))
     key_end = 8 + length
     for _, element in attributes(payload):
         if element[:8] in known and element[key_end + (-length & 3) :] in _ELEMENT_ENDS:

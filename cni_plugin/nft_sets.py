@@ -11,12 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cni_plugin.intervals import Interval
-from cni_plugin.nft_decode import SetState
+from cni_plugin.nft_decode import NEWSET, NEWSETELEM, NFPROTO_INET, NLA_F_NESTED
 
-NEWSET, GETSET, NEWSETELEM, GETSETELEM = (10 << 8 | kind for kind in (9, 10, 12, 13))
+GETSET, GETSETELEM = NEWSET + 1, NEWSETELEM + 1
 _NLM_F_REQUEST, _NLM_F_EXCL, _NLM_F_CREATE = 0x1, 0x200, 0x400
-_NFPROTO_INET = 1
-_NESTED = 0x8000
 _SET_F_CONSTANT, _SET_F_INTERVAL = 0x2, 0x4
 _KEY_TYPES = {2: 13, 4: 7, 16: 8}
 """inet_service, ipv4_addr, ipv6_addr: for people who list the rules; any will do for the kernel."""
@@ -61,30 +59,19 @@ def set_messages(table: str, given: IntervalSet, number: int) -> Iterator[tuple[
             _message(
                 NEWSETELEM,
                 names
-                + _attribute(3 | _NESTED, elements)
+                + _attribute(3 | NLA_F_NESTED, elements)
                 + _attribute(4, struct.pack("!I", number)),
             ),
         )
 
 
-def state(given: IntervalSet) -> SetState:
-    """What the kernel shows of the set."""
-    found = set[tuple[bytes, bool]]()
-    for low, high in given.intervals:
-        found.add((low, False))
-        after = _after(high)
-        if after is not None:
-            found.add((after, True))
-    return SetState(given.key_length, _SET_F_CONSTANT | _SET_F_INTERVAL, frozenset(found))
-
-
 def _lists(given: IntervalSet) -> Iterator[bytes]:
     length = given.key_length
     padded = (length + 3) & ~3
-    key = struct.pack("=HHHH", 8 + padded, 1 | _NESTED, 4 + length, 1)
+    key = struct.pack("=HHHH", 8 + padded, 1 | NLA_F_NESTED, 4 + length, 1)
     pad = bytes(padded - length)
-    start = struct.pack("=HH", 4 + 8 + padded, 1 | _NESTED) + key
-    end = struct.pack("=HH", 4 + 8 + padded + 8, 1 | _NESTED) + key
+    start = struct.pack("=HH", 4 + 8 + padded, 1 | NLA_F_NESTED) + key
+    end = struct.pack("=HH", 4 + 8 + padded + 8, 1 | NLA_F_NESTED) + key
     ending = pad + struct.pack("=HH", 8, 3) + _INTERVAL_END  # after the key, as the kernel shows it
     parts, size = list[bytes](), 0
     for low, high in given.intervals:
@@ -114,7 +101,7 @@ def dump_body(table: str, name: str | None = None) -> bytes:
 
 def _message(kind: int, attributes: bytes) -> bytes:
     flags = _NLM_F_REQUEST | _NLM_F_CREATE | (_NLM_F_EXCL if kind == NEWSET else 0)
-    return _HEADER.pack(20 + len(attributes), kind, flags, 0, 0, _NFPROTO_INET, 0, 0) + attributes
+    return _HEADER.pack(20 + len(attributes), kind, flags, 0, 0, NFPROTO_INET, 0, 0) + attributes
 
 
 def _attribute(kind: int, payload: bytes) -> bytes:

@@ -18,8 +18,8 @@ MULTIPORT_SLOTS = 15
 """How many ports one multiport match of iptables takes; a range takes two."""
 
 MAX_ITEMS = 2048
-"""How many ports, ranges and subnets a Redirect may hold in all. Each costs the agent about half a
-millisecond, and what fits into a pod's annotations would keep it from other pods for 10 s."""
+"""How many ports, ranges and subnets a Redirect may hold in all: many times what anybody needs, and
+a small part of what fits into a pod's annotations."""
 _KEPT_ITEMS = 64
 _LONGEST_CIDR = 64
 

@@ -323,8 +323,7 @@ def load_policy(minimum: str, client_ca: Path | None) -> TlsPolicy:
         return TlsPolicy(version)
     try:
         text = client_ca.read_text("ascii")
-        if not x509.load_pem_x509_certificates(text.encode()):
-            raise CertificateError(f"{client_ca}: no certificate in it")
+        x509.load_pem_x509_certificates(text.encode())
     except (OSError, ValueError) as error:
         raise CertificateError(f"{client_ca}: not a bundle of CA certificates: {error}") from error
     return TlsPolicy(version, text)

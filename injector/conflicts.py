@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from injector.annotations import PREFIX
 from injector.model import Object
+from injector.pods import containers
 from injector.values import Values
 
 _PORTS = ("inbound", "outbound", "control", "admin")
@@ -15,14 +16,11 @@ def conflicts(pod: Object, values: Values) -> Iterator[str]:
     """A warning for each thing of the pod that does not go together with the proxy's settings: it
     names container, field and cure. The pod's own containers alone are looked at."""
     spec = pod["spec"]
-    everyone = [
-        *((one, "initContainers") for one in spec.get("initContainers") or ()),
-        *((one, "containers") for one in spec.get("containers") or ()),
-    ]
-    for container, section in everyone:
+    before = len(spec.get("initContainers") or ())
+    for number, container in enumerate(containers(pod)):
         name = container.get("name", "")
         yield from _of_user(spec, container, name, values)
-        if section == "containers" or container.get("restartPolicy") == "Always":
+        if number >= before or container.get("restartPolicy") == "Always":
             yield from _of_ports(container, name, values)
 
 

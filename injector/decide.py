@@ -22,7 +22,7 @@ _VALID = frozenset(("enabled", "ingress", "disabled", ""))
 _WANTED = frozenset(("enabled", "ingress"))
 _PROXY_NAMES = frozenset(("linkerd-proxy", "istio-proxy", "kuma-sidecar", "consul-dataplane"))
 _PROXY_IMAGES = ("cr.l5d.io/linkerd/proxy:", "gcr.io/istio-release/proxyv2:")
-# The last two are profile envoy's: a container called envoy may well be an application's own.
+# Meshgraft's are profile envoy's: a container called envoy may well be an application's own.
 _INIT_NAMES = frozenset(
     (
         *("linkerd-init", "meshgraft-init", "meshgraft-network-validator"),
@@ -52,19 +52,17 @@ _AMBIENT_LABEL, _AMBIENT_ANNOTATION = "istio.io/dataplane-mode", "ambient.istio.
 _OS_LABELS = frozenset(("kubernetes.io/os", "beta.kubernetes.io/os"))
 
 
-def is_windows(spec: Object) -> bool:
+def is_windows(pod: Object) -> bool:
     """Whether the pod can only run on Windows: by ``os``, node selector, required node affinity, or
     security options that nothing else has."""
+    spec = pod["spec"]
     named = _part(spec, "os").get("name")
     if named:
         return bool(named == "windows")
     selector = _part(spec, "nodeSelector")
     if any(selector.get(label) == "windows" for label in _OS_LABELS):
         return True
-    if any(
-        _part(one, "securityContext").get("windowsOptions")
-        for one in (spec, *_all_containers(spec))
-    ):
+    if any(_part(one, "securityContext").get("windowsOptions") for one in (spec, *containers(pod))):
         return True
     affinity = _part(_part(spec, "affinity"), "nodeAffinity")
     required = _part(affinity, "requiredDuringSchedulingIgnoredDuringExecution")
@@ -94,11 +92,6 @@ def _wants_windows(expression: Object) -> bool:
     return expression.get("operator") == "NotIn" and "linux" in named
 
 
-def _all_containers(spec: Object) -> list[Object]:
-    """Those that run and those before them."""
-    return [*_parts(spec, "initContainers"), *_parts(spec, "containers")]
-
-
 def _is_of_another_mesh(pod: Object) -> bool:
     """Istio's ambient mode, which has no container in the pod; or a container whose image is one of
     a mesh's, whatever its name."""
@@ -106,7 +99,7 @@ def _is_of_another_mesh(pod: Object) -> bool:
         return True
     if annotations_of(pod).get(_AMBIENT_ANNOTATION) == "enabled":
         return True
-    images = (str(one.get("image") or "") for one in _all_containers(pod["spec"]))
+    images = (str(one.get("image") or "") for one in containers(pod))
     return any(_repository(image) in _MESH_REPOSITORIES for image in images)
 
 
@@ -149,7 +142,7 @@ def _by_spec(pod: Object) -> Iterator[SkipReason]:
     spec = pod["spec"]
     if spec.get("hostNetwork"):
         yield SkipReason.HOST_NETWORK
-    if is_windows(spec):
+    if is_windows(pod):
         yield SkipReason.WINDOWS
     if has_sidecar(pod):
         yield SkipReason.SIDECAR_EXISTS

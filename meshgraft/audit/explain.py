@@ -67,7 +67,7 @@ def _steps(subject: Subject, mesh: Mesh, found: Judgement) -> Iterator[tuple[boo
     spec = subject.pod["spec"]
     host = bool(spec.get("hostNetwork"))
     yield not host, f"hostNetwork: {'true' if host else 'false'} ({_from(spec, 'hostNetwork')})"
-    windows = is_windows(spec)
+    windows = is_windows(subject.pod)
     origin = "from the pod" if windows or "os" in spec else "default"
     yield not windows, f"os.name: {'windows' if windows else 'linux'} ({origin})"
     others = sidecars(found.original)

@@ -15,8 +15,8 @@ from cni_plugin import nft_encode
 from cni_plugin.errors import InvalidRedirectError
 from cni_plugin.intervals import Interval, port_intervals, subnet_intervals
 from cni_plugin.nft import NftBackend
-from cni_plugin.nft_decode import messages, table_state
-from cni_plugin.nft_sets import IntervalSet, set_messages, state
+from cni_plugin.nft_decode import SetState, messages, table_state
+from cni_plugin.nft_sets import IntervalSet, set_messages
 from cni_plugin.rules import MAX_ITEMS
 from injector.annotations.redirect import PortRange, Redirect
 from meshgraft.lab.netns import Netns
@@ -90,7 +90,12 @@ def test_a_set_reads_back_as_it_was_written(ports: list[PortRange]) -> None:
     table = nft_encode._table(0, "t")
     found = table_state("t", [*messages(table), *messages(data)])
     assert found is not None
-    assert found.sets == {"s": state(wanted)}
+    expected = {(each.low, False) for each in wanted.intervals}
+    ends = (int.from_bytes(each.high) + 1 for each in wanted.intervals)
+    expected |= {(end.to_bytes(2), True) for end in ends if end < 1 << 16}
+    assert {*found.sets} == {"s"}
+    constant, interval = 2, 4
+    assert found.sets["s"] == SetState(2, constant | interval, frozenset(expected))
 
 
 def long_redirect(number: int = 0) -> Redirect:

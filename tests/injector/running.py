@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import queue
@@ -10,11 +11,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from injector.server import Address
+from fastapi import FastAPI
+
+from injector import server
+from injector.connection_limit import ConnectionLimit
+from injector.server import Address, bind, bound
 
 DATA = Path(__file__).parents[1] / "data"
 REVIEW = (DATA / "admission-reviews" / "pod-shop-web.json").read_bytes()
@@ -77,3 +84,21 @@ def start_webhook(folder: Path, *flags: str) -> Running:
     running = Running(process, folder)
     threading.Thread(target=running.pump, daemon=True).start()
     return running
+
+
+@asynccontextmanager
+async def connected(
+    app: FastAPI,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A plain connection to the app, which this very loop serves until the end of the block."""
+    running = server._Server(app, ConnectionLimit(4))
+    with bind(Address("127.0.0.1", 0)) as listener:
+        address = bound(listener)
+        async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
+            group.create_task(running.serve(sockets=[listener]))
+            await running.accepting.wait()
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+            yield reader, writer
+            writer.close()
+            await writer.wait_closed()
+            running.should_exit = True

@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from injector import server
-from injector.connection_limit import ConnectionLimit
-from injector.server import Address, Process, bind, bound
+from injector.server import Process
 from meshgraft.commands.webhook import webhook
-from tests.injector.running import DATA, REVIEW, SECONDS
+from tests.injector.running import DATA, REVIEW, connected
 
 REVIEWS = 1000
 HEAD = b"POST /mutate?timeout=10s HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(REVIEW)
@@ -48,28 +46,18 @@ def test_reviews_leave_no_cycles_behind(
     )
 
     async def talk() -> Counter[str]:
-        running = server._Server(made[0].webhook, ConnectionLimit(4))
-        with bind(Address("127.0.0.1", 0)) as listener:
-            address = bound(listener)
-            async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
-                group.create_task(running.serve(sockets=[listener]))
-                await running.accepting.wait()
-                reader, writer = await asyncio.open_connection(address.host, address.port)
-                for number in range(100 + REVIEWS):
-                    if number == 100:
-                        gc.collect()
-                        gc.disable()
-                    writer.write(HEAD + REVIEW)
-                    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                    length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
-                    assert b"JSONPatch" in await reader.readexactly(length)
-                gc.set_debug(gc.DEBUG_SAVEALL)
-                gc.collect()
-                found = Counter(type(each).__qualname__ for each in gc.garbage)
-                writer.close()
-                running.should_exit = True
-                return found
-        raise AssertionError("not reached")
+        async with connected(made[0].webhook) as (reader, writer):
+            for number in range(100 + REVIEWS):
+                if number == 100:
+                    gc.collect()
+                    gc.disable()
+                writer.write(HEAD + REVIEW)
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+                assert b"JSONPatch" in await reader.readexactly(length)
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            return Counter(type(each).__qualname__ for each in gc.garbage)
 
     found = asyncio.run(talk())
     assert found.total() < REVIEWS / 10, found.most_common(10)

@@ -17,12 +17,11 @@ from collections.abc import Callable
 import pytest
 
 from injector import server
-from injector.connection_limit import ConnectionLimit
 from injector.health import Health
 from injector.metrics import Metrics
 from injector.server import Address, AddressError, bind, bound, parse_address
 from injector.webhook import create_metrics_app
-from tests.injector.running import DATA, REVIEW, SECONDS, Running
+from tests.injector.running import DATA, REVIEW, SECONDS, Running, connected
 
 
 @pytest.mark.parametrize(
@@ -62,20 +61,9 @@ def test_a_client_that_begins_and_says_no_more_is_hung_up_on(
 
     async def talk() -> bytes:
         app = create_metrics_app(metrics=Metrics("test"), health=Health())
-        running = server._Server(app, ConnectionLimit(4))
-        with bind(Address("127.0.0.1", 0)) as listener:
-            address = bound(listener)
-            async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
-                group.create_task(running.serve(sockets=[listener]))
-                await running.accepting.wait()
-                reader, writer = await asyncio.open_connection(address.host, address.port)
-                writer.write(sent)
-                answer = await reader.read()
-                writer.close()
-                await writer.wait_closed()
-                running.should_exit = True
-                return answer
-        raise AssertionError("not reached")
+        async with connected(app) as (reader, writer):
+            writer.write(sent)
+            return await reader.read()
 
     assert asyncio.run(talk()) == b""
 

@@ -12,6 +12,7 @@ import msgspec
 
 from injector.annotations import INJECT, OPAQUE_PORTS, REDIRECT_ANNOTATION
 from injector.annotations.redirect import CREATED_BY, WEBHOOK
+from injector.authorship import LISTS, PROFILE, author_of, changes, created_by
 from injector.conflicts import conflicts
 from injector.decide import Decision, decide
 from injector.model import (
@@ -25,10 +26,12 @@ from injector.model import (
     Profile,
     SkipReason,
 )
+from injector.namesakes import settle
 from injector.opt_in import namespace_as_asked, pod_as_asked
-from injector.pods import annotations_of, containers
+from injector.pods import annotations_of
 from injector.ports import default_opaque_ports, resolve_opaque_ports
-from injector.reinvocation import LISTS, rejoin
+from injector.profiles.node import NodeProfile
+from injector.reinvocation import rejoin
 from injector.resolve import inject_warnings, resolve, unknown_warnings
 from injector.splice import annotate, splice
 from injector.uninject import uninject
@@ -60,18 +63,26 @@ def mutate(
     pass adds nothing.
     """
     decision = decide(obj, namespace, values, origin)
-    if decision.reasons == (SkipReason.SIDECAR_EXISTS,) and _is_our_work(obj, origin):
+    if _is_our_work(obj, origin, decision):
         again = _again(obj, namespace, owner, values, profile, origin)
         if again:
             return again
+        if not decision.reasons:
+            return Outcome(patched=obj, injected=True, annotation_at=decision.annotation_at)
     if decision.reasons:
         return _skip(obj, namespace, values, origin, decision)
     return _inject(obj, namespace, owner, values, profile, origin, decision)
 
 
-def _is_our_work(obj: Object, origin: Origin) -> bool:
-    by_webhook = annotations_of(obj).get(CREATED_BY, "").startswith(WEBHOOK + " ")
-    return by_webhook and not origin.by_command
+def _is_our_work(obj: Object, origin: Origin, decision: Decision) -> bool:
+    """Whether our webhook did all that it could already: a proxy is there, or, where the proxy is
+    the node's, the annotation that says so."""
+    annotations = annotations_of(obj)
+    if origin.by_command or not annotations.get(CREATED_BY, "").startswith(WEBHOOK + " "):
+        return False
+    if decision.reasons:
+        return decision.reasons == (SkipReason.SIDECAR_EXISTS,)
+    return annotations.get(PROFILE) == NodeProfile.name
 
 
 def _again(
@@ -98,7 +109,7 @@ def _again(
     patched = outcome.patched
     if any(_names(obj, name) - _names(patched, name) for name in LISTS):
         return None
-    if annotations_of(obj)[CREATED_BY] == origin.created_by:
+    if author_of(obj) == origin.created_by:
         patched = rejoin(obj, patched)
     if patched == obj:
         return None
@@ -142,7 +153,7 @@ def _opaque_ports(
 def _is_ours(obj: Object, origin: Origin, decision: Decision) -> bool:
     """Whether this is our own work, met again: the API server calls webhooks twice."""
     met = SkipReason.SIDECAR_EXISTS in decision.reasons
-    return met and annotations_of(obj).get(CREATED_BY) == origin.created_by
+    return met and author_of(obj) == origin.created_by
 
 
 def _skip_warnings(obj: Object, namespace: Namespace, decision: Decision) -> tuple[str, ...]:
@@ -192,12 +203,15 @@ def _inject(
             origin=origin,
         )
     )
-    if additions.proxy and (taken := _namesake(obj, additions.proxy)):
+    settled = settle(obj, additions)
+    if settled.refusal:
         decision = Decision((SkipReason.SIDECAR_EXISTS,), decision.annotation_at)
         left_alone = _skip(obj, namespace, values, origin, decision)
-        return replace(left_alone, warnings=(taken,))
+        return replace(left_alone, warnings=(settled.refusal,))
+    if changed := changes(obj, additions):
+        pod = annotate(pod, {CREATED_BY: created_by(origin.created_by, changed)})
     return Outcome(
-        patched=splice(pod, additions),
+        patched=splice(pod, settled.additions),
         injected=True,
         warnings=(
             *resolved.warnings,
@@ -205,13 +219,14 @@ def _inject(
             *conflicts(obj, effective),
             *_ignored(obj, at_namespace, profile),
             *additions.warnings,
+            *settled.warnings,
         ),
         events=(_INJECTED,),
         annotation_at=decision.annotation_at,
     )
 
 
-_MARKS = frozenset((REDIRECT_ANNOTATION, "meshgraft.io/profile"))
+_MARKS = frozenset((REDIRECT_ANNOTATION, PROFILE))
 """What only we write. Left over in a manifest from another injection, it would mislead the CNI
 plugin: rules for a proxy that this pod does not get."""
 
@@ -231,16 +246,6 @@ def _ignored(obj: Object, at_namespace: Mapping[str, str], profile: Profile) -> 
     if not keys:
         return ()
     return (f"without a meaning for profile {profile.name}: {', '.join(keys)}",)
-
-
-def _namesake(pod: Object, proxy: Object) -> str:
-    """What to tell of a pod where the proxy's name is taken: one of the two would have to go."""
-    name = proxy["name"]
-    if all(container.get("name") != name for container in containers(pod)):
-        return ""
-    return (
-        f'the pod gets no proxy: a container is called "{name}", as the proxy would be; rename it'
-    )
 
 
 def _defaulted_opaque_ports(

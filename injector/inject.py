@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from injector.annotations import INJECT, OPAQUE_PORTS
 from injector.annotations.redirect import CREATED_BY
+from injector.authorship import COMMAND, Record, created_by
 from injector.core import mutate
 from injector.decide import decide
 from injector.manifests import Problem, Refusal, Report, Rule, Status, check_own_metadata, describe
@@ -14,13 +15,7 @@ from injector.model import Namespace, Object, Origin, Owner, Profile, SkipReason
 from injector.pods import annotations_of
 from injector.resolve import resolve
 from injector.splice import annotate
-from injector.uninject import (
-    CONTROL_PLANE_COMPONENT,
-    created_by,
-    is_mark,
-    own_variables,
-    uninject,
-)
+from injector.uninject import CONTROL_PLANE_COMPONENT, is_mark, uninject
 from injector.values import Values
 from injector.workloads import is_core, pod_of, pod_path, with_pod
 
@@ -41,13 +36,18 @@ class How:
     overrides: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def author(self) -> str:
+        """What ``linkerd.io/created-by`` says of who injected."""
+        return f"{COMMAND} {self.version}".rstrip()
+
 
 def inject_rule(how: How) -> Rule:
     """The rule of ``inject``: first uninjects, so that a second injection renews the first."""
 
     def rule(obj: Object) -> tuple[Object, Report]:
         check_own_metadata(obj)
-        bare = uninject(obj)
+        bare = uninject(obj, owners_inject=True)
         if is_core(obj, "Namespace") or is_core(obj, "Service"):
             return _annotate_object(obj, bare, how)
         path = pod_path(obj)
@@ -76,18 +76,22 @@ def _inject_value(obj: Object) -> str:
     return "ingress" if annotations_of(obj).get(INJECT) == "ingress" else "enabled"
 
 
-def _recorded(obj: Object, changed: Mapping[str, str | None], how: How) -> Object:
+def _recorded(obj: Object, changed: Record, how: How) -> Object:
     """The object with a record of what uninject could not tell; as it is where that is nothing."""
-    return annotate(obj, {CREATED_BY: created_by(how.version, changed)} if changed else {})
+    return annotate(obj, {CREATED_BY: created_by(how.author, changed)} if changed else {})
 
 
 def _changes(bare: Object, wanted: Mapping[str, str]) -> dict[str, str | None]:
+    """What uninject cannot tell otherwise: all that is changed, and whose ``linkerd.io/inject``
+    it is."""
     before = annotations_of(bare)
-    return {
+    changed = {
         key: before.get(key)
         for key, text in wanted.items()
-        if before.get(key) != text and (key in before or not is_mark(key, text))
+        if key == INJECT or before.get(key) != text
     }
+    own = before.get(INJECT)
+    return {INJECT: own, **changed} if own is not None and is_mark(INJECT, own) else changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,7 @@ def _inject_workload(given: _Workload, how: How) -> tuple[Object, Report]:
         message = "--manual must be set when injecting control plane components"
         where = ".".join((*given.path, "metadata", "labels", CONTROL_PLANE_COMPONENT))
         raise Refusal(Problem(message, where), _report(given, (), "skipped"))
-    origin = Origin(created_by=created_by(how.version, {}), additions=False)
+    origin = Origin(created_by=how.author, additions=False)
     reasons = decide(pod, given.namespace, how.values, origin).reasons
     if reasons:
         return given.bare, _skipped(given, reasons)
@@ -207,9 +211,11 @@ def _inject_whole(given: _Workload, how: How) -> tuple[Object, tuple[str, ...]]:
     wanted = {**how.overrides, **how.config}
     if _inject_value(given.original) == "ingress":
         wanted = {INJECT: "ingress", **wanted}
-    record = {**_changes(given.pod, wanted), **_own_variables(given.pod, how)}
+    record = _changes(given.pod, wanted)
     # Flags are in the settings already, and win over the pod's own annotations of that meaning.
-    pod = _without_annotations(given.pod, how.overrides)
+    # What asks the webhook means nothing beside a proxy; Linkerd's command drops it too.
+    asked = {} if INJECT in wanted else {INJECT: ""}
+    pod = _without_annotations(given.pod, {**asked, **how.overrides})
     pod = annotate(pod, {key: text for key, text in wanted.items() if key not in how.overrides})
     outcome = mutate(
         pod,
@@ -217,17 +223,13 @@ def _inject_whole(given: _Workload, how: How) -> tuple[Object, tuple[str, ...]]:
         given.owner,
         how.values,
         how.profile,
-        Origin(created_by=created_by(how.version, record), additions=False),
+        Origin(created_by=created_by(how.author, record), additions=False),
     )
     if not outcome.injected:
         why = ", ".join(outcome.warnings or [reason.text for reason in outcome.reasons])
         raise _refusal(given, _report(given, outcome.reasons, "skipped"), why, "containers")
     pod = annotate(outcome.patched, wanted)
     return with_pod(given.bare, given.path, pod), outcome.warnings
-
-
-def _own_variables(pod: Object, how: How) -> Mapping[str, str]:
-    return own_variables(pod) if how.profile.name == "node" else {}
 
 
 def _without_annotations(pod: Object, keys: Mapping[str, str]) -> Object:

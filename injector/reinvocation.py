@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from injector.authorship import LISTS
 from injector.model import Object
-
-LISTS = ("initContainers", "containers", "volumes")
-"""The parts of a pod's spec to which inject adds, each item with a name."""
 
 _THEIRS = ("image", "imagePullPolicy", "resources", "securityContext")
 """Fields of a container of which policies of the cluster have the last word."""

@@ -6,7 +6,7 @@ kubelet starts and mounts in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from injector.model import Additions, Object
 
@@ -26,13 +26,6 @@ def _with_metadata(
     return {**obj, "metadata": metadata}
 
 
-def _without(items: Iterable[Object], added: Iterable[Object]) -> list[Object]:
-    """The items but for namesakes of what is added, left over from an earlier injection: two of
-    one name would make the pod invalid."""
-    names = {item["name"] for item in added}
-    return [item for item in items if item.get("name") not in names]
-
-
 def _with_env(container: Object, env: Sequence[Object]) -> Object:
     """A copy of a container with the variables that it does not set itself."""
     present = container.get("env") or []
@@ -42,7 +35,8 @@ def _with_env(container: Object, env: Sequence[Object]) -> Object:
 
 
 def splice(pod: Object, additions: Additions) -> Object:
-    """The pod with what a profile adds; ``pod`` itself is not changed."""
+    """The pod with what a profile adds, under names that are free; ``pod`` itself is not
+    changed."""
     pod = _with_metadata(pod, additions.annotations, additions.labels)
     spec = pod["spec"] = dict(pod["spec"])
     before, beside = _proxies_places(additions)
@@ -51,7 +45,7 @@ def splice(pod: Object, additions: Additions) -> Object:
         ("initContainers", *before),
         ("containers", *beside),
     ):
-        own = _without(spec.get(name) or (), (*front, *back))
+        own = spec.get(name) or ()
         if additions.container_env and name != "volumes":
             own = [_with_env(container, additions.container_env) for container in own]
         if front or back or own:

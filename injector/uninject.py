@@ -1,52 +1,45 @@
 """Takes away from an object everything that inject added, whichever profile added it.
 
 What a person wrote stays: settings (``config.linkerd.io/*``), ``linkerd.io/inject: disabled``,
-and every ``linkerd.io`` key that no injector sets (Linkerd's own command drops those too). What
-inject changed it remembers, as JSON behind the command's name in ``linkerd.io/created-by``: an
-annotation that is Linkerd's, and of which nobody reads the rest of the value.
+and every ``linkerd.io`` key that no injector sets (Linkerd's own command drops those too). Only
+where a pod says that it was injected do containers and volumes go, known by name; what the record
+in ``linkerd.io/created-by`` calls the pod's own stays.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
-from injector.annotations import ALPHA_PREFIX, BETA_PREFIX, INJECT, PREFIX, REDIRECT_ANNOTATION
+from injector.annotations import INJECT, REDIRECT_ANNOTATION
 from injector.annotations.redirect import CREATED_BY, WEBHOOK
+from injector.authorship import (
+    COMMAND,
+    CONTAINERS,
+    DEBUG,
+    LISTS,
+    OUR_CONTAINERS,
+    PROFILE,
+    PROXIES,
+    VOLUMES,
+    Record,
+    added_pull_secrets,
+    annotations_before,
+    is_label,
+    labels_before,
+    own_names,
+    own_variables,
+    record_of,
+)
 from injector.model import BuildInput, Namespace, Object, Origin, Owner
 from injector.pods import annotations_of, containers
-from injector.profiles.common import (
-    CONTROL_PLANE_NS_LABEL,
-    DEFAULT_CONTAINER,
-    SAFE_TO_EVICT,
-    WORKLOAD_NS_LABEL,
-)
-from injector.profiles.envoy import INIT, PROXY, VALIDATOR
+from injector.profiles.common import DEFAULT_CONTAINER, SAFE_TO_EVICT
 from injector.profiles.node import NodeProfile
 from injector.values import Values
 from injector.workloads import is_core, pod_of, pod_path, with_pod
 
-COMMAND = "meshgraft/cli "
-"""What the value of created-by starts with when the command injected."""
 CONTROL_PLANE_COMPONENT = "linkerd.io/control-plane-component"
-PROFILE = "meshgraft.io/profile"
 
-_CONTAINERS = frozenset(
-    ("linkerd-proxy", "linkerd-init", "linkerd-network-validator", "linkerd-debug")
-)
-_OUR_CONTAINERS = _CONTAINERS | {PROXY, INIT, VALIDATOR}
-"""Where the pod says that it is ours: else these names may well be an application's own."""
-_VOLUMES = frozenset(
-    (
-        "linkerd-identity-end-entity",
-        "linkerd-proxy-init-xtables-lock",
-        "linkerd-identity-token",
-        "linkerd-podinfo",
-    )
-)
 _ANNOTATIONS = frozenset(
     (
         CREATED_BY,
@@ -57,12 +50,6 @@ _ANNOTATIONS = frozenset(
         REDIRECT_ANNOTATION,
     )
 )
-_LABELS = frozenset((CONTROL_PLANE_NS_LABEL, WORKLOAD_NS_LABEL))
-_LABEL_PREFIX = "linkerd.io/proxy-"
-_SETTINGS = (PREFIX, BETA_PREFIX, ALPHA_PREFIX)
-
-
-_Record = Mapping[str, str | None]
 
 
 def _node_variables() -> dict[str, Object]:
@@ -80,42 +67,6 @@ def _node_variables() -> dict[str, Object]:
 
 _NODE_VARIABLES = _node_variables()
 _NODE_ADDRESS = "$(NODE_NAME):"
-_OWN_ENV = "env:"
-"""How the record's keys begin that name a container: its own variables of those names."""
-
-
-def own_variables(pod: Object) -> dict[str, str]:
-    """Variables of the pod's own that uninject could take for ours, by container."""
-    found = {
-        f"{_OWN_ENV}{container['name']}": ",".join(
-            variable["name"]
-            for variable in container.get("env") or ()
-            if variable["name"] in _NODE_VARIABLES
-        )
-        for container in containers(pod)
-    }
-    return {key: names for key, names in found.items() if names}
-
-
-def created_by(version: str, changed: _Record) -> str:
-    """The value of ``linkerd.io/created-by``, with what inject changed among the annotations
-    that people also write (each key with its value before; None: absent), and the variables
-    that are the pod's own (see `own_variables`)."""
-    record = json.dumps(dict(sorted(changed.items())), separators=(",", ":")) if changed else ""
-    return f"{COMMAND}{version} {record}".rstrip()
-
-
-def _record(obj: Object) -> _Record:
-    """The record in ``linkerd.io/created-by``; empty where there is none that can be trusted."""
-    value = annotations_of(obj).get(CREATED_BY, "")
-    if not value.startswith(COMMAND) or "{" not in value:
-        return {}
-    try:
-        found = msgspec.json.decode(value[value.index("{") :], type=dict[str, str | None])
-    except (msgspec.DecodeError, UnicodeError):
-        return {}
-    known = (*_SETTINGS, _OWN_ENV)
-    return {key: text for key, text in found.items() if key == INJECT or key.startswith(known)}
 
 
 def is_mark(key: str, value: str) -> bool:
@@ -123,25 +74,46 @@ def is_mark(key: str, value: str) -> bool:
     return key in _ANNOTATIONS or (key == INJECT and value != "disabled")
 
 
-def uninject(obj: Object) -> Object:
+def uninject(obj: Object, *, owners_inject: bool = False) -> Object:
     """The object as it was before inject; equal where inject had not touched it.
 
-    ``obj`` is not changed. Objects that inject does not touch come back as they are.
+    ``obj`` is not changed. Objects that inject does not touch come back as they are. With
+    ``owners_inject``, a ``linkerd.io/inject`` that the record does not call ours stays; without,
+    it goes, since Linkerd's inject leaves no record.
 
     Raises:
         FieldError: the object's pod or metadata is malformed.
     """
     if is_core(obj, "Namespace") or is_core(obj, "Service"):
-        return _bare_annotations(obj, _record(obj))
+        return _bare_annotations(obj, _record(obj, record_of(obj), owners_inject))
     path = pod_path(obj)
     if path is None:
         return obj
     pod = pod_of(obj, path)
-    record = {**_record(obj), **_record(pod)}
-    bare = _bare_metadata(_bare_convenience(_bare_spec(pod, record)), record)
+    record = _record(pod, {**record_of(obj), **record_of(pod)}, owners_inject)
+    injected = _is_injected(pod)
+    bare = _bare_spec(_bare_convenience(pod, record), record) if injected else pod
+    bare = _bare_metadata(bare, record, injected)
     if bare != pod:
         obj = with_pod(obj, path, bare)
-    return _bare_metadata(obj, {}) if path else obj
+    return _bare_metadata(obj, {}, injected) if path else obj
+
+
+def _record(part: Object, record: Record, owners_inject: bool) -> Record:
+    value = annotations_of(part).get(INJECT)
+    return {INJECT: value, **record} if owners_inject and value is not None else record
+
+
+def _is_injected(pod: Object) -> bool:
+    """Whether the pod bears a mark of an injector, or what only an injector calls so: a debug
+    container or a volume may be anybody's."""
+    annotations = annotations_of(pod)
+    marks = _ANNOTATIONS & annotations.keys()
+    if annotations.get(CREATED_BY, "").startswith(COMMAND):
+        marks -= {CREATED_BY}  # It holds a record, also where the command only asked.
+    if marks:
+        return True
+    return any(container["name"] in CONTAINERS - {DEBUG} for container in containers(pod))
 
 
 def _filter(obj: Object, name: str, keep: Callable[[Any], bool]) -> Object:
@@ -170,52 +142,67 @@ def _put_metadata(obj: Object, metadata: Object) -> Object:
     return result
 
 
-def _bare_annotations(obj: Object, record: _Record) -> Object:
-    changed = {key: text for key, text in record.items() if not key.startswith(_OWN_ENV)}
-    restored = {key: text for key, text in changed.items() if text is not None}
-    metadata = _filter(
-        obj.get("metadata") or {},
-        "annotations",
-        lambda item: not is_mark(*item) and changed.get(item[0], "") is not None,
-    )
-    if restored:
-        kept = metadata.get("annotations") or {}
-        metadata = {**metadata, "annotations": {**kept, **restored}}
+def _bare_annotations(obj: Object, record: Record) -> Object:
+    before = annotations_before(record)
+    metadata = obj.get("metadata") or {}
+    present = metadata.get("annotations") or {}
+    bare: dict[str, str] = {}
+    for key, value in present.items():
+        text = before[key] if key in before else None if is_mark(key, value) else value
+        if text is not None:
+            bare[key] = text
+    for key, text in before.items():
+        if text is not None and key not in bare:
+            bare = _inserted(bare, key, text)
+    if bare == present:
+        return obj
+    metadata = {**metadata, "annotations": bare}
+    if not bare:
+        del metadata["annotations"]
     return _put_metadata(obj, metadata)
 
 
-def _bare_metadata(obj: Object, record: _Record) -> Object:
+def _inserted(pairs: dict[str, str], key: str, value: str) -> dict[str, str]:
+    """With one more pair, where it was if the pairs were sorted; else last."""
+    if [*pairs] != sorted(pairs):
+        return {**pairs, key: value}
+    return dict(sorted({**pairs, key: value}.items()))
+
+
+def _bare_metadata(obj: Object, record: Record, injected: bool) -> Object:
     if CONTROL_PLANE_COMPONENT in ((obj.get("metadata") or {}).get("labels") or {}):
         return obj  # Its labels are its own: Linkerd's charts set them.
     obj = _bare_annotations(obj, record)
+    if not injected:
+        return obj
+    before = labels_before(record)
+    metadata = obj.get("metadata") or {}
     metadata = _filter(
-        obj.get("metadata") or {},
+        {**metadata, "labels": {**metadata["labels"], **before}} if before else metadata,
         "labels",
-        lambda item: item[0] not in _LABELS and not item[0].startswith(_LABEL_PREFIX),
+        lambda item: item[0] in before or not is_label(item[0]),
     )
     return _put_metadata(obj, metadata)
 
 
-def _containers_of(pod: Object) -> frozenset[str]:
-    return _OUR_CONTAINERS if PROFILE in annotations_of(pod) else _CONTAINERS
-
-
-def _bare_spec(pod: Object, record: _Record) -> Object:
+def _bare_spec(pod: Object, record: Record) -> Object:
     spec: Object = pod["spec"]
-    added = _containers_of(pod)
-    spec = _filter(spec, "initContainers", lambda item: item["name"] not in added)
-    spec = _filter(spec, "containers", lambda item: item["name"] not in added)
-    spec = _filter(spec, "volumes", lambda item: item["name"] not in _VOLUMES)
+    names = OUR_CONTAINERS if PROFILE in annotations_of(pod) else CONTAINERS
+    for items in LISTS:
+        added = (VOLUMES if items == "volumes" else names) - own_names(record, items)
+        spec = _filter(spec, items, lambda item, added=added: item["name"] not in added)  # type: ignore[misc]
+    secrets = added_pull_secrets(record)
+    spec = _filter(spec, "imagePullSecrets", lambda item: item.get("name") not in secrets)
     if annotations_of(pod).get(PROFILE) == NodeProfile.name:
         spec = _bare_env(spec, record)
     return pod if spec is pod["spec"] else {**pod, "spec": spec}
 
 
-def _bare_env(spec: Object, record: _Record) -> Object:
+def _bare_env(spec: Object, record: Record) -> Object:
     """Without the variables of profile ``node`` that are not the containers' own."""
 
     def bare(container: Object) -> Object:
-        own = (record.get(_OWN_ENV + container["name"]) or "").split(",")
+        own = own_variables(record, container["name"])
         return _filter(container, "env", lambda item: item["name"] in own or not _is_node(item))
 
     for name in ("initContainers", "containers"):
@@ -230,23 +217,36 @@ def _is_node(variable: Object) -> bool:
     ours = _NODE_VARIABLES.get(variable["name"])
     if ours is None or variable == ours:
         return ours is not None
+    if "valueFrom" in ours:
+        return _field_path(variable) == _field_path(ours)
     texts = (str(variable.get("value", "")), str(ours.get("value", "")))
     return all(text.startswith(_NODE_ADDRESS) for text in texts)
 
 
-def _bare_convenience(pod: Object) -> Object:
-    """Without what the webhook adds for kubectl's and the autoscaler's sake."""
+def _field_path(variable: Object) -> object:
+    """The field that a variable is taken from, whichever apiVersion the API server filled in."""
+    return ((variable.get("valueFrom") or {}).get("fieldRef") or {}).get("fieldPath")
+
+
+def _bare_convenience(pod: Object, record: Record) -> Object:
+    """Without what the webhook adds for kubectl's and the autoscaler's sake; what was there
+    before is in the record."""
     annotations = annotations_of(pod)
     if not annotations.get(CREATED_BY, "").startswith(WEBHOOK):
         return pod
     changed = dict(annotations)
-    first = next((one["name"] for one in pod["spec"].get("containers") or ()), None)
-    if changed.get(DEFAULT_CONTAINER) == first:
-        # What kubectl would take anyway.
-        changed.pop(DEFAULT_CONTAINER, None)
-    if SAFE_TO_EVICT in changed:
-        listed = [name for name in changed[SAFE_TO_EVICT].split(",") if name not in _VOLUMES]
+    if DEFAULT_CONTAINER not in record and DEFAULT_CONTAINER in annotations:
+        _drop_default_container(pod, changed)
+    if SAFE_TO_EVICT in changed and SAFE_TO_EVICT not in record:
+        listed = [name for name in changed[SAFE_TO_EVICT].split(",") if name not in VOLUMES]
         changed[SAFE_TO_EVICT] = ",".join(listed)
         if not listed:
             del changed[SAFE_TO_EVICT]
     return _put_metadata(pod, {**pod["metadata"], "annotations": changed})
+
+
+def _drop_default_container(pod: Object, annotations: dict[str, str]) -> None:
+    """The webhook sets it where the proxy is the first container, to the one behind it."""
+    first, *rest = (one["name"] for one in pod["spec"].get("containers") or ({"name": ""},))
+    if first in PROXIES and rest and annotations[DEFAULT_CONTAINER] == rest[0]:
+        del annotations[DEFAULT_CONTAINER]

@@ -9,11 +9,10 @@ from typing import Any
 
 from injector.annotations import REDIRECT_ANNOTATION
 from injector.annotations.redirect import CREATED_BY
+from injector.authorship import LISTS, PROFILE
 from injector.model import Object
 from injector.pods import annotations_of
 from injector.profiles.common import DEFAULT_CONTAINER, SAFE_TO_EVICT
-from injector.reinvocation import LISTS
-from injector.uninject import PROFILE
 from meshgraft.audit.compare import Difference, differences, same_image
 from meshgraft.audit.model import is_ours, labels_of
 

@@ -13,6 +13,7 @@ from typing import Literal
 from injector._version import __version__
 from injector.annotations import INJECT
 from injector.annotations.redirect import CREATED_BY, WEBHOOK
+from injector.authorship import COMMAND, PROFILE
 from injector.core import mutate
 from injector.decide import Decision, decide
 from injector.model import Object, Origin, Outcome, Owner, SkipReason
@@ -20,7 +21,7 @@ from injector.pods import annotations_of, containers
 from injector.profiles import get_profile
 from injector.profiles.envoy import PROXY
 from injector.resolve import inject_warnings, resolve, unknown_warnings
-from injector.uninject import COMMAND, PROFILE, uninject
+from injector.uninject import uninject
 from meshgraft.audit import texts
 from meshgraft.audit.drift import drift
 from meshgraft.audit.misses import misses, on_workload
@@ -96,7 +97,7 @@ def who_meshed(pod: Object) -> MeshedBy:
         return ""
     if by.startswith(WEBHOOK + " "):
         return "webhook"
-    return "command" if by.startswith(COMMAND) else "another"
+    return "command" if by.startswith(COMMAND + " ") else "another"
 
 
 def needs_template(pod: Object, where: Where) -> bool:

@@ -110,3 +110,45 @@ def test_json_holds_the_same_documents(case: str, shell: Shell) -> None:
         found.append(document)
         text = text[end:].lstrip()
     assert found == expected
+
+
+@pytest.mark.parametrize("manual", [(), ("--manual",)], ids=["annotations", "manual"])
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ALREADY_MESHED])
+def test_a_manifest_comes_back_byte_for_byte(
+    case: str, manual: tuple[str, ...], shell: Shell, tmp_path: Path
+) -> None:
+    path = require_conformance(SUITE) / case / "input.yml"
+    _comes_back(path, manual, shell, tmp_path)
+
+
+@pytest.mark.parametrize("manual", [(), ("--manual",)], ids=["annotations", "manual"])
+@pytest.mark.parametrize("value", ["enabled", "ingress"])
+def test_its_owners_own_inject_comes_back_byte_for_byte(
+    value: str, manual: tuple[str, ...], shell: Shell, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.yml"
+    path.write_text(
+        f"""# Mine.
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  annotations:
+    a.example/first: "1"
+    linkerd.io/inject: {value}
+    z.example/last: '2'
+spec:
+  containers:
+  - {{name: app, image: "app:1"}}
+"""
+    )
+    _comes_back(path, manual, shell, tmp_path)
+
+
+def _comes_back(path: Path, manual: tuple[str, ...], shell: Shell, folder: Path) -> None:
+    injected = shell("inject", "--ignore-cluster", *manual, path)
+    assert injected.code == 0, injected.stderr
+    (folder / "injected.yml").write_text(injected.stdout)
+    assert injected.stdout != path.read_text()
+    back = shell("uninject", folder / "injected.yml")
+    assert back.stdout == path.read_text()

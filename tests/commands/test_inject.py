@@ -19,6 +19,7 @@ import pytest
 import trustme
 import yaml
 
+from injector._version import __version__
 from tests.commands.support import Shell
 
 DEPLOYMENT = """\
@@ -68,6 +69,10 @@ def test_annotations_are_all_that_is_added(shell: Shell) -> None:
     web, same = run.documents
     assert _annotations(web) == {"linkerd.io/inject": "enabled"}
     del web["spec"]["template"]["metadata"]
+    note = web["metadata"].pop("annotations")
+    assert note == {
+        "linkerd.io/created-by": f'meshgraft/cli {__version__} {{"linkerd.io/inject":null}}'
+    }
     assert (web, same) == (before, config)
 
 

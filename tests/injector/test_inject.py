@@ -44,7 +44,8 @@ def test_every_kind_of_workload_is_asked_for_at_its_pod(kind: str) -> None:
         assert "linkerd.io/created-by" not in found
         assert [*after["metadata"]["annotations"]] == ["linkerd.io/created-by"]
         bare, _ = inject(workload(kind, POD))
-        assert bare["metadata"] == {"name": "web", "namespace": "shop"}
+        added = {"linkerd.io/created-by": 'meshgraft/cli test {"linkerd.io/inject":null}'}
+        assert bare["metadata"] == {"name": "web", "namespace": "shop", "annotations": added}
 
 
 @pytest.mark.parametrize("kind", PATHS)

@@ -17,7 +17,7 @@ def inject(pod: Object) -> Object:
         Owner("pod", "web"),
         decode_values({}),
         get_profile("node"),
-        Origin("test", additions=True),
+        Origin("meshgraft/injector test", additions=True),
     )
     assert outcome.injected
     return outcome.patched

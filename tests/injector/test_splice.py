@@ -74,13 +74,6 @@ def test_lists_that_are_absent_come_into_being_only_where_needed(absent: Any) ->
     assert names(native["spec"]["initContainers"]) == ["proxy"]
 
 
-def test_leftovers_of_an_earlier_injection_are_replaced() -> None:
-    given = pod(volumes=[{"name": "token", "emptyDir": {}}, {"name": "data"}])
-    patched = splice(given, _additions("native"))
-    assert names(patched["spec"]["volumes"]) == ["data", "identity", "token"]
-    assert "emptyDir" not in patched["spec"]["volumes"][-1]
-
-
 def test_env_goes_to_the_pods_own_containers_that_lack_it() -> None:
     variables = ({"name": "A", "value": "ours"}, {"name": "B", "value": "ours"})
     given = _given()

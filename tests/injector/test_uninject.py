@@ -12,6 +12,7 @@ from injector.core import mutate
 from injector.manifests import Refusal
 from injector.model import Namespace, Object, Owner
 from injector.profiles import PROFILES
+from injector.splice import annotate
 from injector.workloads import FieldError
 from tests.injector.manifest_support import (
     VALUES,
@@ -80,13 +81,14 @@ def test_what_nobody_injected_stays(obj: Object) -> None:
 @pytest.mark.parametrize("name", [name for name in PODS if name not in REFUSED])
 def test_recorded_pods_come_back(name: str, profile: str, manual: bool) -> None:
     obj, _, _ = recorded(name)
-    bare = uninject(obj)
     injected, report = inject(obj, how(profile, manual=manual))
     if name in KEPT_OUT:
         assert (report.status, injected) == ("skipped", obj)
     else:
         assert report.status == "injected"
-        assert uninject(injected) == bare
+        own = obj["metadata"].get("annotations") or {}
+        asked = {key: own[key] for key in ("linkerd.io/inject",) if key in own}
+        assert uninject(injected) == annotate(uninject(obj), asked), "its owner's own"
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal, Protocol, runtime_checkable
 
 from cni_plugin.errors import UnavailableError
+from cni_plugin.socket_match import SocketMatch
 from injector.annotations.redirect import Redirect
 
 Mode = Literal["auto", "nft", "legacy"]
@@ -71,7 +72,7 @@ def choose(mode: Mode) -> Backend:
 
     reason = nft.unavailable()
     if reason is None:
-        return nft.NftBackend()
+        return SocketMatch(nft.NftBackend())
     if mode == "nft":
         raise UnavailableError(f"nftables cannot be used here: {reason}")
     return _legacy(instead_of=reason)
@@ -84,7 +85,7 @@ def _legacy(instead_of: str = "") -> Backend:
     backend = legacy.LegacyBackend()
     reason = backend.unavailable()
     if reason is None:
-        return backend
+        return SocketMatch(backend)
     backend.close()
     also = f"; nor can nftables: {instead_of}" if instead_of else ""
     raise UnavailableError(f"legacy iptables cannot be used here: {reason}{also}")

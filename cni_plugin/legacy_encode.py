@@ -38,6 +38,8 @@ _NAME_OFFSET = 2
 _IPPROTO_TCP = 6
 _IP6T_F_PROTO = 1
 _OWNER_UID, _OWNER_GID = 1, 2
+_XT_SOCKET_NOWILDCARD = 2
+"""Sockets that are bound to any address count too."""
 _MULTIPORT_DESTINATION = 1
 _NF_NAT_RANGE_PROTO_SPECIFIED = 2
 
@@ -185,6 +187,8 @@ def _matches(rule: Rule) -> Iterator[bytes]:
     if rule.port is not None:
         lower, upper = rule.port.lower, rule.port.upper
         yield _extension("tcp", 0, struct.pack("=HHHHBBBB", 0, 65535, lower, upper, 0, 0, 0, 0))
+    if rule.listening:
+        yield _extension("socket", 3, struct.pack("=B", _XT_SOCKET_NOWILDCARD))
     if rule.uid is not None:
         yield _extension(
             "owner", 1, struct.pack("=4I2B2x", rule.uid, rule.uid, 0, 0, _OWNER_UID, 0)

@@ -227,6 +227,7 @@ _FIELDS: dict[str, dict[int, bytes | None]] = {
     "bitwise": {1: None, 2: None, 3: None, 4: None, 5: None, 6: _ZERO},
     "immediate": {1: None, 2: None},
     "redir": {1: None, 2: None, 3: _ZERO},
+    "socket": {1: None, 2: None},
     "lookup": {1: None, 2: None, 5: _ZERO},
 }
 _NESTED = {"cmp": {3}, "bitwise": {4, 5}, "immediate": {2}}

@@ -54,6 +54,7 @@ from cni_plugin.rules import (
     check_size,
     is_worth_keeping,
     port_text,
+    probed,
     rules,
 )
 from injector.annotations.redirect import PortRange, Redirect
@@ -73,6 +74,7 @@ _RETURN = -5
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _IPPROTO_TCP = 6
 _IFNAMSIZ = 16
+_SOCKET_TRANSPARENT = 0
 
 Attributes = dict[str, Any]
 """Attributes in pyroute2's form: ``{"attrs": [(name, value), ...]}``."""
@@ -159,6 +161,7 @@ def _long_steps(redirect: Redirect) -> Iterator[_Step]:
     short = msgspec.structs.replace(
         redirect,
         only_inbound_ports=(),
+        probe_ports=(),
         skip_inbound_ports=(),
         skip_outbound_ports=(),
         skip_subnets=(),
@@ -169,6 +172,7 @@ def _long_steps(redirect: Redirect) -> Iterator[_Step]:
             yield _Step(rule)
         elif rule.chain == REDIRECT_CHAIN:
             yield from _skips(rule, redirect.skip_inbound_ports, redirect.skip_subnets)
+            yield from map(_Step, probed(redirect))
             only = port_intervals(redirect.only_inbound_ports)
             if not only:
                 yield _Step(rule)
@@ -350,6 +354,9 @@ def _matches(rule: Rule) -> Iterator[Attributes]:
         yield from _meta_is(Meta.NFT_META_L4PROTO, bytes([_IPPROTO_TCP]))
     if rule.port is not None:
         yield from _destination_port_in(rule.port)
+    if rule.listening:
+        # It reads whether the socket is transparent; a rule ends where there is no socket to ask.
+        yield _expression("socket", ("KEY", _SOCKET_TRANSPARENT), ("DREG", Regs.NFT_REG_1))
 
 
 def _is_in(rule: Rule, set_name: str) -> Iterator[Attributes]:

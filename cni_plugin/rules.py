@@ -52,6 +52,8 @@ class Rule:
     """Owner of the sending socket."""
     gid: int | None = None
     out_interface: str = ""
+    listening: bool = False
+    """Whether something must listen at the packet's destination, on that address or on all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def rules(redirect: Redirect) -> tuple[Rule, ...]:
     """All rules, in the order in which they must stand.
 
     Order and comments are those of Linkerd's proxy-init. Ours are: a subnet goes to its own
-    address family alone (there, IPv4 subnets break IPv6), and ``skip_outbound_subnets``.
+    address family alone (there, IPv4 subnets break IPv6), ``skip_outbound_subnets``, and
+    ``probe_ports``.
 
     Raises:
         InvalidRedirectError: a subnet is not a CIDR, or there are more than `MAX_ITEMS` items.
@@ -116,7 +119,7 @@ def is_worth_keeping(redirect: Redirect) -> bool:
 def _items(redirect: Redirect) -> int:
     ports = (redirect.skip_inbound_ports, redirect.skip_outbound_ports, redirect.only_inbound_ports)
     subnets = (redirect.skip_subnets, redirect.skip_outbound_subnets)
-    return sum(map(len, ports + subnets))
+    return sum(map(len, ports + subnets)) + len(redirect.probe_ports)
 
 
 def rules_of(redirect: Redirect, family: Family) -> tuple[Rule, ...]:
@@ -135,6 +138,7 @@ def _inbound(redirect: Redirect) -> Iterator[Rule]:
             family=family,
             source=subnet,
         )
+    yield from probed(redirect)
     only_family: Family | None = None if redirect.ipv6 else "ipv4"
     for port in redirect.only_inbound_ports:
         yield Rule(
@@ -152,6 +156,31 @@ def _inbound(redirect: Redirect) -> Iterator[Rule]:
             redirect_to=redirect.inbound_port,
             family=only_family,
             tcp=True,
+        )
+
+
+def probed(redirect: Redirect) -> Iterator[Rule]:
+    """The ports that the kubelet probes by connecting: what is closed refuses, as it does without
+    a proxy, which would accept in its place."""
+    only = redirect.only_inbound_ports
+    for number in redirect.probe_ports:
+        if only and not any(each.lower <= number <= each.upper for each in only):
+            continue
+        port = PortRange(number, number)
+        yield Rule(
+            chain=REDIRECT_CHAIN,
+            comment=f"proxy-init/redirect-probed-port-{number}-to-proxy-port",
+            redirect_to=redirect.inbound_port,
+            family=None if redirect.ipv6 else "ipv4",
+            tcp=True,
+            port=port,
+            listening=True,
+        )
+        yield Rule(
+            chain=REDIRECT_CHAIN,
+            comment=f"proxy-init/ignore-closed-port-{number}",
+            tcp=True,
+            port=port,
         )
 
 
@@ -265,6 +294,8 @@ def _match_argv(rule: Rule) -> list[str]:
         words += ["--match", "multiport", "--dports", ",".join(map(port_text, rule.ports))]
     if rule.port is not None:
         words += ["--destination-port", port_text(rule.port)]
+    if rule.listening:
+        words += ["-m", "socket", "--nowildcard"]
     if rule.uid is not None:
         words += ["-m", "owner", "--uid-owner", str(rule.uid)]
     if rule.gid is not None:

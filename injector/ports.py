@@ -11,6 +11,7 @@ from injector.pods import containers
 from injector.values import Values
 
 _MOST_SHOWN = 5
+_PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
 def container_ports(pod: Object) -> list[Object]:
@@ -24,6 +25,21 @@ def _probe_ports(pod: Object) -> Iterator[int]:
             port = ((container.get(probe) or {}).get("httpGet") or {}).get("port")
             if isinstance(port, int):
                 yield port
+
+
+def tcp_probe_ports(pod: Object) -> tuple[int, ...]:
+    """The ports of the pod that the kubelet probes by connecting (``tcpSocket``), each once, in
+    order; a name counts for the port of that name of its container."""
+    found: dict[int, None] = {}
+    for container in containers(pod):
+        named = {each.get("name"): each["containerPort"] for each in container.get("ports") or ()}
+        for probe in _PROBES:
+            connect = (container.get(probe) or {}).get("tcpSocket") or {}
+            port = connect.get("port")
+            number = port if isinstance(port, int) else named.get(port)
+            if not connect.get("host") and isinstance(number, int) and 0 < number <= 65535:
+                found[number] = None
+    return tuple(found)
 
 
 def inbound_ports(pod: Object) -> str:

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from injector.annotations import BadItems, PortRange, Redirect, parse_cidr_list, parse_port_list
 from injector.annotations.parse import shortened
+from injector.model import Object
+from injector.ports import tcp_probe_ports
 from injector.values import Values
 
 T = TypeVar("T")
@@ -31,8 +33,9 @@ def _lenient(
         return good
 
 
-def redirect_for(values: Values) -> tuple[Redirect, tuple[str, ...]]:
-    """The traffic rules that these settings ask for, and warnings about list items left out."""
+def redirect_for(values: Values, pod: Object) -> tuple[Redirect, tuple[str, ...]]:
+    """The traffic rules that these settings ask for, and this pod's probes need; and warnings about
+    list items left out."""
     warnings: list[str] = []
     ports, init = values.proxy.ports, values.proxy_init
 
@@ -55,6 +58,7 @@ def redirect_for(values: Values) -> tuple[Redirect, tuple[str, ...]]:
         skip_outbound_ports=outbound,
         skip_subnets=cidr_list("proxyInit.skipSubnets", init.skip_subnets),
         skip_outbound_subnets=cidr_list("meshgraft.skipOutboundSubnets", subnets),
+        probe_ports=tcp_probe_ports(pod),
         ipv6=not values.disable_ipv6,
     )
     return redirect, tuple(warnings)

@@ -39,8 +39,14 @@ class _HttpGet(_Part):
     port: int | str
 
 
+class _TcpSocket(_Part):
+    port: int | str
+    host: str | None = None
+
+
 class _Probe(_Part):
     http_get: _HttpGet | None = None
+    tcp_socket: _TcpSocket | None = None
 
 
 class _Capabilities(_Part):
@@ -57,6 +63,7 @@ class _Container(_Named):
     ports: list[_ContainerPort] | None = None
     env: list[_Named] | None = None
     volume_mounts: list[_Mount] | None = None
+    startup_probe: _Probe | None = None
     liveness_probe: _Probe | None = None
     readiness_probe: _Probe | None = None
     security_context: _SecurityContext | None = None

@@ -60,6 +60,9 @@ class Redirect(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, 
     """CIDRs, normalised; matched against the *source* of inbound traffic, as Linkerd does."""
     skip_outbound_subnets: tuple[str, ...] = ()
     """CIDRs, normalised; matched against the destination of outbound traffic (ours)."""
+    probe_ports: tuple[ListenPort, ...] = ()
+    """Ports that the kubelet probes by connecting: redirected only while something listens there,
+    so that the probe of a closed one fails, as it does without a proxy."""
     ipv6: bool = False
     """Whether IPv6 is redirected too. IPv4 always is."""
 

@@ -63,7 +63,7 @@ class EnvoyProfile:
             BadValues: the settings are not usable (a time-out that is none).
         """
         values = given.values
-        redirect, warnings = redirect_for(values)
+        redirect, warnings = redirect_for(values, given.pod)
         annotations = {"meshgraft.io/profile": self.name, **convenience_annotations(given, ())}
         if values.cni_enabled:
             annotations[REDIRECT_ANNOTATION] = redirect.to_annotation()

@@ -66,5 +66,5 @@ def _redirect(given: BuildInput) -> tuple[dict[str, str], tuple[str, ...]]:
         return {}, (_NO_OUTBOUND_SUBNETS,) if lost else ()
     if given.origin.by_command:
         return {}, ()
-    redirect, warnings = redirect_for(given.values)
+    redirect, warnings = redirect_for(given.values, given.pod)
     return {REDIRECT_ANNOTATION: redirect.to_annotation()}, warnings

@@ -39,6 +39,16 @@ REDIRECTS = {
         only_inbound_ports=ports(80, (8000, 8099)),
         ipv6=True,
     ),
+    "probed": Redirect(
+        inbound_port=4143,
+        outbound_port=4140,
+        only_inbound_ports=ports((80, 90)),
+        probe_ports=(85, 8080),
+        ipv6=True,
+    ),
+    "probed-ipv4": Redirect(
+        inbound_port=4143, outbound_port=4140, proxy_uid=2102, probe_ports=(9999, 80)
+    ),
     "forty-ports": Redirect(
         inbound_port=4143,
         outbound_port=4140,
@@ -75,6 +85,7 @@ any_redirect = st.builds(
     only_inbound_ports=_port_ranges,
     skip_inbound_ports=_port_ranges,
     skip_outbound_ports=_port_ranges,
+    probe_ports=st.lists(st.integers(1, 65535), max_size=5).map(tuple),
     skip_subnets=_subnets,
     skip_outbound_subnets=_subnets,
     ipv6=st.booleans(),

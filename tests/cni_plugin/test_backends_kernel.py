@@ -429,18 +429,14 @@ def test_choosing_takes_what_was_asked_for() -> None:
     assert choose("nft").name == "nft"
     assert choose("auto").name == "nft"
     assert isinstance(choose("auto"), Backend)
-    backend = choose("legacy")
-    assert isinstance(backend, LegacyBackend)
-    backend.close()
+    assert choose("legacy").name == "legacy"
 
 
 def test_auto_falls_back_to_legacy_where_the_kernel_lacks_nftables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(nft, "unavailable", lambda: "no nf_tables")
-    backend = choose("auto")
-    assert isinstance(backend, LegacyBackend)
-    backend.close()
+    assert choose("auto").name == "legacy"
     with pytest.raises(UnavailableError, match="nftables cannot be used here: no nf_tables"):
         choose("nft")
 
@@ -547,6 +543,65 @@ def test_connections_come_out_at_the_proxy_s_ports(
             connection = stack.enter_context(listener.accept()[0])
             if listener not in (skipped, passed):
                 assert _original_port(connection, family) == port
+
+
+@pytest.mark.parametrize(
+    ("family", "pod_address"),
+    [(socket.AF_INET, "10.77.0.1"), (socket.AF_INET6, "fd77::1")],
+    ids=["ipv4", "ipv6"],
+)
+@pytest.mark.parametrize("further", [(), ports(*range(10_001, 10_401, 2))], ids=["few", "many"])
+def test_a_probed_port_refuses_while_nothing_listens_there(
+    backend: Backend,
+    further: tuple[PortRange, ...],
+    pair: tuple[Netns, Netns],
+    family: socket.AddressFamily,
+    pod_address: str,
+) -> None:
+    pod, peer = pair
+    redirect = Redirect(
+        inbound_port=4143,
+        outbound_port=4140,
+        skip_inbound_ports=further,
+        probe_ports=(7000, 7001),
+        ipv6=True,
+    )
+    assert backend.apply(pod.fd, redirect)
+    assert backend.difference(pod.fd, redirect) is None
+    assert backend.apply(pod.fd, redirect) is False
+    with ExitStack() as stack:
+        proxy = stack.enter_context(_listen(pod, family, 4143))
+        # Listens on all addresses of both families, as Go's servers do.
+        app = stack.enter_context(pod.tcp_socket(socket.AF_INET6))
+        app.bind(("::", 7000))
+        app.listen()
+        for port in (7000, 80):
+            stack.enter_context(peer.connect(pod_address, port))
+            connection = stack.enter_context(proxy.accept()[0])
+            assert _original_port(connection, family) == port
+        with pytest.raises(ConnectionRefusedError):
+            peer.connect(pod_address, 7001)
+        app.close()
+        with pytest.raises(ConnectionRefusedError):
+            peer.connect(pod_address, 7000)
+
+
+def test_a_kernel_without_the_socket_match_gets_the_other_rules(
+    netns: Netns, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = nft_encode._expression
+
+    def without_socket(name: str, *attrs: tuple[str, object]) -> nft_encode.Attributes:
+        return real(name if name != "socket" else "lookup", *(() if name == "socket" else attrs))
+
+    monkeypatch.setattr(nft_encode, "_expression", without_socket)
+    redirect = Redirect(inbound_port=4143, outbound_port=4140, probe_ports=(7777,))
+    backend = choose("nft")
+    assert backend.apply(netns.fd, redirect)
+    assert backend.difference(netns.fd, redirect) is None
+    assert "TCP probe" in caplog.text
+    with pytest.raises(NftError):
+        NftBackend().apply(netns.fd, redirect)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOBUFS, "no buffer space"), TimeoutError()])

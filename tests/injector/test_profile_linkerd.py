@@ -385,7 +385,7 @@ def test_the_redirect_is_finished_and_has_the_pods_annotations_in_it() -> None:
     outcome = inject(given, where, values, whose=whose)
     found = parse_redirect(outcome.patched["metadata"]["annotations"][REDIRECT_ANNOTATION])
     effective = resolve(values, where.annotations, given["metadata"]["annotations"]).values
-    assert found == redirect_for(effective)[0]
+    assert found == redirect_for(effective, given)[0]
     assert [str(port) for port in found.skip_inbound_ports] == ["4190", "4191", "7000", "7100-7102"]
     assert [str(port) for port in found.skip_outbound_ports] == ["3306", "4222"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from injector.annotations import PortRange, parse_redirect
 from injector.redirect import redirect_for
-from tests.injector.support import settings
+from tests.injector.support import pod, settings
 
 
 def _ranges(*pairs: tuple[int, int]) -> tuple[PortRange, ...]:
@@ -12,7 +12,7 @@ def _ranges(*pairs: tuple[int, int]) -> tuple[PortRange, ...]:
 
 
 def test_the_defaults() -> None:
-    redirect, warnings = redirect_for(settings())
+    redirect, warnings = redirect_for(settings(), pod())
     assert warnings == ()
     assert (redirect.inbound_port, redirect.outbound_port) == (4143, 4140)
     assert (redirect.proxy_uid, redirect.proxy_gid, redirect.ipv6) == (2102, None, False)
@@ -37,7 +37,7 @@ def test_every_setting_is_used() -> None:
         },
         meshgraft={"skipOutboundSubnets": "fd00::/8"},
     )  # fmt: skip
-    redirect, warnings = redirect_for(values)
+    redirect, warnings = redirect_for(values, pod())
     assert warnings == ()
     assert (redirect.inbound_port, redirect.outbound_port) == (3, 4)
     assert (redirect.proxy_uid, redirect.proxy_gid, redirect.ipv6) == (5, 0, True)
@@ -50,9 +50,30 @@ def test_every_setting_is_used() -> None:
 
 def test_bad_items_of_the_values_file_are_named_by_their_path() -> None:
     values = settings(proxyInit={"ignoreInboundPorts": "x,80", "skipSubnets": "y"})
-    redirect, warnings = redirect_for(values)
+    redirect, warnings = redirect_for(values, pod())
     assert redirect.skip_inbound_ports[2:] == _ranges((80, 80))
     assert redirect.skip_subnets == ()
     assert "proxyInit.ignoreInboundPorts" in warnings[0]
     assert "'x'" in warnings[0]
     assert "proxyInit.skipSubnets" in warnings[1]
+
+
+def test_ports_that_the_kubelet_probes_by_connecting() -> None:
+    def probe(port: object, **more: object) -> object:
+        return {"tcpSocket": {"port": port, **more}}
+
+    containers = [
+        {
+            "name": "app",
+            "ports": [{"name": "sql", "containerPort": 5432}],
+            "livenessProbe": probe(9999),
+            "readinessProbe": probe("sql"),
+            "startupProbe": probe(9999),
+        },
+        {"name": "b", "readinessProbe": probe("sql"), "livenessProbe": probe(1, host="10.0.0.9")},
+        {"name": "c", "readinessProbe": {"httpGet": {"port": 80}}, "livenessProbe": None},
+    ]
+    redirect, _ = redirect_for(settings(), pod(containers=containers))
+    assert redirect.probe_ports == (9999, 5432)
+    assert '"probePorts":[9999,5432]' in redirect.to_annotation()
+    assert parse_redirect(redirect.to_annotation()) == redirect

@@ -37,6 +37,7 @@ PROFILE = "meshgraft.io/profile"
 _LINKERD_PROXY, DEBUG = "linkerd-proxy", "linkerd-debug"
 CONTAINERS = frozenset((_LINKERD_PROXY, "linkerd-init", "linkerd-network-validator", DEBUG))
 PROXIES = frozenset((_LINKERD_PROXY, PROXY))
+VALIDATORS = frozenset(("linkerd-network-validator", VALIDATOR))
 OUR_CONTAINERS = CONTAINERS | {PROXY, INIT, VALIDATOR}
 """Where the pod says that it is ours: else these names may well be an application's own."""
 VOLUMES = frozenset(

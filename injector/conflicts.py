@@ -7,21 +7,65 @@ from collections.abc import Iterator
 from injector.annotations import PREFIX
 from injector.model import Object
 from injector.pods import containers
+from injector.ports import PROBES
+from injector.profiles.common import proxy_position
 from injector.values import Values
 
+_NODE, _LINKERD = "node", "linkerd"
 _PORTS = ("inbound", "outbound", "control", "admin")
 
 
-def conflicts(pod: Object, values: Values) -> Iterator[str]:
+def conflicts(pod: Object, values: Values, profile: str = "") -> Iterator[str]:
     """A warning for each thing of the pod that does not go together with the proxy's settings: it
-    names container, field and cure. The pod's own containers alone are looked at."""
+    names container, field and cure. The pod's own containers alone are looked at; ``profile`` is
+    the name of the proxy's."""
+    if profile == _NODE:
+        return  # Its proxy is not in the pod.
     spec = pod["spec"]
     before = len(spec.get("initContainers") or ())
+    position = proxy_position(values)
     for number, container in enumerate(containers(pod)):
         name = container.get("name", "")
-        yield from _of_user(spec, container, name, values)
-        if number >= before or container.get("restartPolicy") == "Always":
+        ends = number < before and container.get("restartPolicy") != "Always"
+        if not (ends and position != "native"):
+            yield from _of_user(spec, container, name, values)
+        elif values.cni_enabled:
+            yield from _of_order(spec, container, name, values)
+        if not ends:
             yield from _of_ports(container, name, values)
+            if profile == _LINKERD and not values.cni_enabled:
+                yield from _of_probes(container, name)
+    if position != "native":
+        yield from _of_end(spec)
+
+
+def _of_order(spec: Object, container: Object, name: str, values: Values) -> Iterator[str]:
+    if _effective(spec, container, "runAsUser") != values.proxy.uid:
+        yield (
+            f'initContainers "{name}" runs before the proxy: its connections are refused. Let the '
+            f"proxy start first ({PREFIX}proxy-enable-native-sidecar: true), or run it as user "
+            f"{values.proxy.uid}"
+        )
+
+
+def _of_end(spec: Object) -> Iterator[str]:
+    policy = spec.get("restartPolicy")
+    if policy in ("Never", "OnFailure"):
+        yield (
+            f"restartPolicy {policy}: the pod does not end when its containers do, for the proxy "
+            f"runs on. Make it a native sidecar ({PREFIX}proxy-enable-native-sidecar: true)"
+        )
+
+
+def _of_probes(container: Object, name: str) -> Iterator[str]:
+    for probe in PROBES:
+        port = ((container.get(probe) or {}).get("tcpSocket") or {}).get("port")
+        if port is not None:
+            yield (
+                f'container "{name}" has {probe}.tcpSocket on port {port}: the proxy accepts in '
+                "its place, so it succeeds always. Use httpGet, grpc or exec, or skip the port "
+                f"({PREFIX}skip-inbound-ports)"
+            )
 
 
 def _of_user(spec: Object, container: Object, name: str, values: Values) -> Iterator[str]:

@@ -15,6 +15,7 @@ from injector.annotations.redirect import CREATED_BY, WEBHOOK
 from injector.authorship import LISTS, PROFILE, author_of, changes, created_by
 from injector.conflicts import conflicts
 from injector.decide import Decision, decide
+from injector.fit import fit, oversize
 from injector.model import (
     BuildInput,
     Event,
@@ -31,7 +32,7 @@ from injector.opt_in import namespace_as_asked, pod_as_asked
 from injector.pods import annotations_of
 from injector.ports import default_opaque_ports, resolve_opaque_ports
 from injector.profiles.node import NodeProfile
-from injector.reinvocation import rejoin
+from injector.reinvocation import broken_by_others, rejoin
 from injector.resolve import inject_warnings, resolve, unknown_warnings
 from injector.splice import annotate, splice
 from injector.uninject import uninject
@@ -109,11 +110,14 @@ def _again(
     patched = outcome.patched
     if any(_names(obj, name) - _names(patched, name) for name in LISTS):
         return None
+    found: tuple[str, ...] = ()
     if author_of(obj) == origin.created_by:
+        found = tuple(broken_by_others(obj, patched))
         patched = rejoin(obj, patched)
-    if patched == obj:
+    if patched == obj and not found:
         return None
-    return replace(outcome, patched=patched, events=())
+    warnings = found if patched == obj else (*outcome.warnings, *found)
+    return replace(outcome, patched=patched, events=(), warnings=warnings)
 
 
 def _names(pod: Object, items: str) -> set[str]:
@@ -124,8 +128,9 @@ def _skip(
     obj: Object, namespace: Namespace, values: Values, origin: Origin, decision: Decision
 ) -> Outcome:
     """Left alone, but for the opaque ports, which its meshed clients need to know."""
+    told = annotate(obj, _opaque_ports(obj, namespace, values, origin, decision))
     return Outcome(
-        patched=annotate(obj, _opaque_ports(obj, namespace, values, origin, decision)),
+        patched=obj if oversize(told) else told,
         injected=False,
         reasons=decision.reasons,
         warnings=_skip_warnings(obj, namespace, decision),
@@ -192,34 +197,40 @@ def _inject(
     added = {CREATED_BY: origin.created_by, **resolved.inherited}
     opaque = _defaulted_opaque_ports(obj, added, resolved.values, origin)
     effective, opaque_warnings = _with_opaque_ports(resolved.values, opaque, obj)
+    fitted = fit(obj, effective, namespace)
     pod = annotate(obj, {**added, OPAQUE_PORTS: opaque} if opaque else added)
     additions = profile.build(
         BuildInput(
             pod=pod,
             settings=values,
-            values=effective,
+            values=fitted.values,
             namespace=namespace,
             owner=owner,
             origin=origin,
         )
     )
     settled = settle(obj, additions)
-    if settled.refusal:
-        decision = Decision((SkipReason.SIDECAR_EXISTS,), decision.annotation_at)
-        left_alone = _skip(obj, namespace, values, origin, decision)
-        return replace(left_alone, warnings=(settled.refusal,))
     if changed := changes(obj, additions):
         pod = annotate(pod, {CREATED_BY: created_by(origin.created_by, changed)})
+    patched = obj if settled.refusal else splice(pod, settled.additions)
+    if refusal := settled.refusal or oversize(patched):
+        decision = Decision((settled.reason,), decision.annotation_at)
+        return replace(_skip(obj, namespace, values, origin, decision), warnings=(refusal,))
+    found = (
+        *fitted.warnings,
+        *conflicts(obj, fitted.values, profile.name),
+        *settled.warnings,
+    )
     return Outcome(
-        patched=splice(pod, settled.additions),
+        patched=patched,
         injected=True,
+        conflicts=found,
         warnings=(
             *resolved.warnings,
             *opaque_warnings,
-            *conflicts(obj, effective),
+            *found,
             *_ignored(obj, at_namespace, profile),
             *additions.warnings,
-            *settled.warnings,
         ),
         events=(_INJECTED,),
         annotation_at=decision.annotation_at,

@@ -56,6 +56,8 @@ class SkipReason(StrEnum):
     INVALID_AT_WORKLOAD = "invalid_inject_annotation_at_workload"
     DISABLED = "injection_disable_annotation_present"
     ENABLE_ABSENT = "injection_enable_annotation_absent"
+    CONFLICT = "conflict"
+    """Ours: what the proxy needs cannot be put into the pod; the warning says what."""
     NO_SERVICE_ACCOUNT_TOKEN = "disabled_automount_service_account_token_account"  # noqa: S105
 
     @property
@@ -69,6 +71,7 @@ _REASON_TEXTS = {
     SkipReason.HOST_NETWORK: "hostNetwork is enabled",
     SkipReason.WINDOWS: "pod is for Windows, where the proxy does not run",
     SkipReason.SIDECAR_EXISTS: "pod has a sidecar injected already",
+    SkipReason.CONFLICT: "what the proxy needs cannot be put into the pod",
     SkipReason.UNSUPPORTED_RESOURCE: "this resource kind is unsupported",
     SkipReason.INVALID_AT_NAMESPACE: (
         'invalid value for annotation "linkerd.io/inject" at namespace'
@@ -163,12 +166,14 @@ class Outcome:
     """What the core decided about one object.
 
     ``patched`` is the object as it should be (the one given, unchanged, where nothing is to be
-    done). ``reasons`` is empty where the object was injected.
+    done). ``reasons`` is empty where the object was injected. ``conflicts`` are those of the
+    ``warnings`` that are about the pod itself and what it gets.
     """
 
     patched: Object
     injected: bool
     reasons: tuple[SkipReason, ...] = ()
     warnings: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
     events: tuple[Event, ...] = ()
     annotation_at: Literal["namespace", "workload", ""] = ""

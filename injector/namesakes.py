@@ -6,18 +6,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from injector.annotations import PREFIX
-from injector.model import Additions, Object
+from injector.model import Additions, Object, SkipReason
 from injector.pods import containers
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What can be added, what to tell of the rest, and why there can be no proxy at all; empty
-    where there can."""
+    """What can be added, what to tell of the rest, and why there can be no proxy at all, in words
+    and as a reason; empty where there can."""
 
     additions: Additions
     warnings: tuple[str, ...] = ()
     refusal: str = ""
+    reason: SkipReason = SkipReason.CONFLICT
 
 
 def settle(pod: Object, additions: Additions) -> Settled:
@@ -35,7 +36,9 @@ def settle(pod: Object, additions: Additions) -> Settled:
     ]
     if needed:
         kind, item = needed[0]
-        return Settled(additions, refusal=_refusal(kind, item["name"], item in proxy))
+        refusal = _refusal(kind, item["name"], item in proxy)
+        reason = SkipReason.SIDECAR_EXISTS if item in proxy else SkipReason.CONFLICT
+        return Settled(additions, refusal=refusal, reason=reason)
     left_out = [each["name"] for each in _differing(additions.containers, own_containers)]
     return Settled(
         replace(

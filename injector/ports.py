@@ -11,7 +11,8 @@ from injector.pods import containers
 from injector.values import Values
 
 _MOST_SHOWN = 5
-_PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+"""The fields of a container that hold probes."""
 
 
 def container_ports(pod: Object) -> list[Object]:
@@ -33,7 +34,7 @@ def tcp_probe_ports(pod: Object) -> tuple[int, ...]:
     found: dict[int, None] = {}
     for container in containers(pod):
         named = {each.get("name"): each["containerPort"] for each in container.get("ports") or ()}
-        for probe in _PROBES:
+        for probe in PROBES:
             connect = (container.get(probe) or {}).get("tcpSocket") or {}
             port = connect.get("port")
             number = port if isinstance(port, int) else named.get(port)

@@ -8,11 +8,13 @@ Admission Control", reinvocation policy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from injector.authorship import LISTS
+from injector.annotations import PREFIX
+from injector.authorship import LISTS, OUR_CONTAINERS, PROXIES, VALIDATORS
 from injector.model import Object
+from injector.pods import containers
 
 _THEIRS = ("image", "imagePullPolicy", "resources", "securityContext")
 """Fields of a container of which policies of the cluster have the last word."""
@@ -28,6 +30,47 @@ def rejoin(pod: Object, fresh: Object) -> Object:
         if spec.get(name):
             spec[name] = _items(pod["spec"].get(name) or [], spec[name], name == "volumes")
     return {**fresh, "spec": spec}
+
+
+def broken_by_others(pod: Object, fresh: Object) -> Iterator[str]:
+    """A warning for each thing that others made of what we added, and that keeps it from working:
+    ``pod`` is as it came again, ``fresh`` as it would be without them."""
+    inits = pod["spec"].get("initContainers") or ()
+    present = {each.get("name"): each for each in containers(pod)}
+    for ours in containers(fresh):
+        name = ours.get("name")
+        if name in PROXIES and name in present:
+            yield from _of_user(name, _user(present[name]), _user(ours), present)
+    natives = [number for number, each in enumerate(inits) if each.get("name") in PROXIES]
+    if natives and not VALIDATORS.isdisjoint(present):  # The rules are there before all of them.
+        for each in inits[: natives[0]]:
+            if each.get("name") not in OUR_CONTAINERS:
+                yield (
+                    f'initContainers "{each.get("name")}" was put in front of the proxy, where '
+                    "nothing takes its connections. Have its webhook put it last, or skip the "
+                    f"ports that it needs ({PREFIX}skip-outbound-ports)"
+                )
+
+
+def _of_user(
+    name: str, found: object, wanted: object, present: Mapping[Any, Object]
+) -> Iterator[str]:
+    if found != wanted and wanted is not None:
+        yield (
+            f'container "{name}" has runAsUser {found}, by a policy or webhook; the traffic rules '
+            f"are for {wanted}, so it would catch its own traffic. Name a uid that the policy "
+            f"allows, and nobody else in the pod has ({PREFIX}proxy-uid)"
+        )
+    for validator in sorted(VALIDATORS & present.keys()):
+        if found is not None and _user(present[validator]) == found:
+            yield (
+                f'initContainers "{validator}" has runAsUser {found}, as the proxy: it would never '
+                f"see its connections redirected. Give the proxy another uid ({PREFIX}proxy-uid)"
+            )
+
+
+def _user(container: Object) -> object:
+    return (container.get("securityContext") or {}).get("runAsUser")
 
 
 def _items(old: list[Object], new: list[Object], are_volumes: bool) -> list[Object]:

@@ -155,12 +155,16 @@ def _service_account_mounts(pod: Object) -> list[Object]:
 
 
 def init(given: BuildInput) -> Object:
-    """The container ``linkerd-init``, which sets the pod's traffic rules."""
-    values = given.values
+    """The container ``linkerd-init``, which sets the pod's traffic rules.
+
+    Its image is the settings' own, whatever the pod's annotations say of the proxy's: it has
+    NET_ADMIN, and may be privileged.
+    """
+    values, picture = given.values, given.settings.proxy.image
     container = {
         "name": "linkerd-init",
-        "image": image(values.proxy.image, values),
-        "imagePullPolicy": pull_policy(values.proxy.image, values),
+        "image": image(picture, given.settings),
+        "imagePullPolicy": pull_policy(picture, given.settings),
         "command": ["/usr/lib/linkerd/linkerd2-proxy-init"],
         "args": init_args(values),
         "securityContext": _init_security_context(given),

@@ -56,8 +56,10 @@ def proxy_position(values: Values) -> Literal["native", "first", "last"]:
 
 
 def image(picture: Image, values: Values) -> str:
-    """``name:version``; without a version of its own, an image follows the installed one."""
-    return f"{picture.name}:{picture.version or values.linkerd_version}"
+    """``name:version``; without a version of its own, an image follows the installed one, and
+    without either it has no tag."""
+    version = picture.version or values.linkerd_version
+    return f"{picture.name}:{version}" if version else picture.name
 
 
 def pull_policy(picture: Image, values: Values) -> str:

@@ -140,6 +140,9 @@ def _picture(given: BuildInput) -> Object:
     }
 
 
+_ENCODED = {ord(each): f"%{ord(each):02X}" for each in "%,="}
+
+
 def _env(given: BuildInput) -> list[Object]:
     env: list[Object] = [
         {"name": "POD_NAME", "valueFrom": _field("metadata.name")},
@@ -151,7 +154,11 @@ def _env(given: BuildInput) -> list[Object]:
             "k8s.namespace.name": "$(POD_NAMESPACE)",
             **trace_attributes(given.pod),
         }
-        text = ",".join(f"{name}={value}" for name, value in attributes.items())
+        # As the specification of OTEL_RESOURCE_ATTRIBUTES has it. Envoy does not start on a comma
+        # or equals sign in a value, nor on an empty one.
+        text = ",".join(
+            f"{name}={value.translate(_ENCODED)}" for name, value in attributes.items() if value
+        )
         env.append({"name": "OTEL_RESOURCE_ATTRIBUTES", "value": text})
     return env + given.values.proxy.additional_env
 

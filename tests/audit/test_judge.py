@@ -299,7 +299,7 @@ def test_a_template_is_asked_for_only_where_it_makes_a_difference() -> None:
     ("annotations", "workload", "text"),
     [
         ({"config.linkerd.io/skip-inbound-port": "25"}, {}, 'did you mean "config.linkerd.io/skip'),
-        ({"config.linkerd.io/proxy-log-level": "x" * 300_000}, {}, "is not used"),
+        ({"config.linkerd.io/proxy-log-level": "x" * 200_000}, {}, "is not used"),
         ({"config.linkerd.io/inbound-port": "many"}, {}, "'many' on the pod is not used"),
         ({}, {"config.linkerd.io/proxy-uid": "7"}, "is on the Deployment, not on its pod template"),
     ],

@@ -26,7 +26,13 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 @pytest.mark.parametrize("mesh", ["nft"], indirect=True)
 def test_a_traced_request_is_reported(mesh: Mesh, tmp_path: Path) -> None:
     port = free_port()
-    pod = patched_pod({"config.linkerd.io/trace-collector": f"{GATEWAY}:{port}"})
+    pod = patched_pod(
+        {
+            "config.linkerd.io/trace-collector": f"{GATEWAY}:{port}",
+            "resource.opentelemetry.io/team": "a,b=c",
+            "resource.opentelemetry.io/nothing": "",
+        }
+    )
     traced = mesh.lab.pod("traced", pod["metadata"]["annotations"])
     exports: queue.Queue[tuple[str, bytes]] = queue.Queue()
 
@@ -61,3 +67,4 @@ def test_a_traced_request_is_reported(mesh: Mesh, tmp_path: Path) -> None:
         path, spans = exports.get(timeout=20)
     assert path == _EXPORT
     assert bytes.fromhex(TRACE) in spans
+    assert b"a%2Cb%3Dc" in spans, "as the specification of OTEL_RESOURCE_ATTRIBUTES has it"

@@ -83,3 +83,39 @@ def test_the_annotation_that_is_named_cures_it() -> None:
     assert any("runAsUser" in each for each in inject(given).warnings)
     cured = pod({"config.linkerd.io/proxy-uid": "2999"}, securityContext={"runAsUser": 2102})
     assert not any("runAsUser" in each for each in inject(cured).warnings)
+
+
+LAST = settings(proxy={"nativeSidecar": False})
+EARLY = {"name": "early", "image": "a"}
+
+
+def test_init_containers_before_the_proxy_are_told_where_rules_are_there_before_them() -> None:
+    given = {"spec": {"initContainers": [EARLY], "containers": [container()]}}
+    last = settings(cniEnabled=True, proxy={"uid": 2102, "nativeSidecar": False})
+    (warning,) = conflicts(given, last, "linkerd")
+    assert 'initContainers "early" runs before the proxy' in warning
+    assert "config.linkerd.io/proxy-enable-native-sidecar" in warning
+    assert list(conflicts(given, LAST, "linkerd")) == []
+    native = settings(cniEnabled=True, proxy={"nativeSidecar": True})
+    assert list(conflicts(given, native, "linkerd")) == []
+    cured = {**EARLY, "securityContext": {"runAsUser": 2102}}
+    assert list(conflicts({"spec": {"initContainers": [cured]}}, last, "linkerd")) == []
+
+
+@pytest.mark.parametrize("policy", ["Never", "OnFailure"])
+def test_a_pod_that_is_to_end_is_told_of_a_proxy_that_does_not(policy: str) -> None:
+    given = {"spec": {"restartPolicy": policy, "containers": [container()]}}
+    (warning,) = conflicts(given, LAST, "linkerd")
+    assert f"restartPolicy {policy}" in warning
+    assert "config.linkerd.io/proxy-enable-native-sidecar" in warning
+    assert list(conflicts(given, settings(proxy={"nativeSidecar": True}), "linkerd")) == []
+    assert list(conflicts(given, settings(), "node")) == []
+
+
+def test_tcp_probes_are_told_where_only_linkerds_own_rules_are() -> None:
+    probed = container(readinessProbe={"tcpSocket": {"port": 9999}}, livenessProbe=None)
+    given = {"spec": {"containers": [probed]}}
+    (warning,) = conflicts(given, LAST, "linkerd")
+    assert 'container "app" has readinessProbe.tcpSocket on port 9999' in warning
+    assert list(conflicts(given, settings(cniEnabled=True), "linkerd")) == []
+    assert list(conflicts(given, settings(), "envoy")) == []

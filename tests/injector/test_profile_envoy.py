@@ -306,7 +306,8 @@ def test_a_security_context_in_the_settings_replaces_the_proxys() -> None:
 
 
 def test_the_debug_sidecar_comes_with_envoy_too() -> None:
-    outcome = inject({"config.linkerd.io/enable-debug-sidecar": "true"})
+    version = {"config.linkerd.io/debug-image-version": "v1"}
+    outcome = inject({"config.linkerd.io/enable-debug-sidecar": "true", **version})
     assert "linkerd-debug" in containers(outcome)
 
 

@@ -21,14 +21,14 @@ Mode = Literal["nft", "legacy"]
 
 
 def patched_pod(
-    annotations: dict[str, str] | None = None, values: dict[str, Any] | None = None
+    annotations: dict[str, str] | None = None, values: dict[str, Any] | None = None, **spec: Any
 ) -> dict[str, Any]:
     """A pod as the injector leaves it, with profile envoy; IPv6 is on."""
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "app", "annotations": annotations or {}},
-        "spec": {"containers": [{"name": "app", "image": "app"}]},
+        "spec": {"containers": [{"name": "app", "image": "app"}], **spec},
     }
     outcome = mutate(
         pod,

@@ -69,3 +69,42 @@ def test_a_pod_that_is_told_to_stop_sends_its_clients_away_politely(
             assert stopping.wait(DRAIN_SECONDS + 10) == 0
         assert time.monotonic() - started >= DRAIN_SECONDS
         assert asked_to_close(mesh.plain.netns, leaving.ipv4, port), "late clients are served too"
+
+
+@pytest.mark.parametrize("mesh", ["nft"], indirect=True)
+def test_a_job_ends_with_its_application_unless_somebody_is_still_served(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    values = {"meshgraft": {"envoy": {"drainSeconds": DRAIN_SECONDS}}}
+    pod = patched_pod(values=values, restartPolicy="Never")
+    job = mesh.lab.pod("job", pod["metadata"]["annotations"])
+    hook = container_of(pod)["lifecycle"]["preStop"]["exec"]["command"]
+    begun, answer = threading.Event(), threading.Event()
+
+    def slow(connection: object) -> None:
+        begun.set()
+        assert answer.wait(20)
+        web(connection)  # type: ignore[arg-type]
+
+    def stop() -> subprocess.Popen[bytes]:
+        command = job.netns.command(*unprivileged(2102, *hook))
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    with (
+        running_envoy(pod, job.netns, tmp_path / "envoy.log"),
+        serving(mesh.server.netns, slow) as port,
+    ):
+        started = time.monotonic()
+        with stop() as stopping:
+            assert stopping.wait(DRAIN_SECONDS) == 0
+        assert time.monotonic() - started < DRAIN_SECONDS - 1, "nobody is connected"
+        with http_client(job.netns, mesh.server.ipv4, port) as client:
+            client.request("GET", "/")
+            assert begun.wait(5)
+            with stop() as stopping:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    stopping.wait(1)
+                answer.set()
+                assert client.getresponse().status == 200
+                client.close()
+                assert stopping.wait(DRAIN_SECONDS) == 0

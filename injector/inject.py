@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from injector.annotations import INJECT, OPAQUE_PORTS
 from injector.annotations.redirect import CREATED_BY
 from injector.authorship import COMMAND, Record, created_by
+from injector.conflicts import conflicts
 from injector.core import mutate
 from injector.decide import decide
+from injector.fit import fit
 from injector.manifests import Problem, Refusal, Report, Rule, Status, check_own_metadata, describe
 from injector.model import Namespace, Object, Origin, Owner, Profile, SkipReason
 from injector.pods import annotations_of
@@ -203,7 +205,10 @@ def _ask(given: _Workload, how: How) -> tuple[Object, tuple[str, ...]]:
     wanted = {INJECT: _inject_value(given.original), **how.overrides, **how.config}
     pod = annotate(given.pod, wanted)
     after = _recorded(with_pod(given.bare, given.path, pod), _changes(given.pod, wanted), how)
-    return after, resolve(how.values, {}, annotations_of(pod)).warnings
+    resolved = resolve(how.values, {}, annotations_of(pod))
+    fitted = fit(pod, resolved.values, given.namespace)
+    found = conflicts(pod, fitted.values, how.profile.name)
+    return after, (*resolved.warnings, *fitted.warnings, *found)
 
 
 def _inject_whole(given: _Workload, how: How) -> tuple[Object, tuple[str, ...]]:

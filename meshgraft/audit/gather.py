@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -108,9 +109,9 @@ async def load_mesh(api: ApiServer, namespace: str, values: Values | None, notes
         if error.status != 403:
             raise
         notes.add(f"whom the webhook is asked about is not known: {error}")
-        return Mesh(values=values, webhook_known=False, source=source)
+        return Mesh(values=values, webhook_known=False, source=source, now=datetime.now(UTC))
     webhook = webhook_of(found) if found else None
-    return Mesh(values=values, webhook=webhook, source=source)
+    return Mesh(values=values, webhook=webhook, source=source, now=datetime.now(UTC))
 
 
 def where_of(obj: Object) -> Where:

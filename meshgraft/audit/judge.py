@@ -36,6 +36,7 @@ from meshgraft.audit.model import (
     labels_of,
     moment,
 )
+from meshgraft.audit.state import stuck
 
 ORIGIN = Origin(created_by=f"{WEBHOOK} {__version__}", additions=True)
 _BASE = 58
@@ -72,7 +73,8 @@ def judge(subject: Subject, mesh: Mesh) -> Judgement:
         excluded=excluded,
         finding=None,
     )
-    kind, reasons = _compare(subject, mesh, judgement)
+    broken = stuck(subject.pod, mesh.now) if meshed_by else ()
+    kind, reasons = (Kind.STUCK, broken) if broken else _compare(subject, mesh, judgement)
     return replace(judgement, finding=_finding(subject, kind, reasons)) if kind else judgement
 
 
@@ -151,6 +153,8 @@ def _meshed(subject: Subject, mesh: Mesh, found: Judgement) -> _Result:
     if changes:
         return Kind.DIFFERS, tuple(map(texts.differs, changes))
     without_effect = _without_effect(subject, mesh, found)
+    if outcome.conflicts:
+        return Kind.CONFLICTS, (*map(texts.conflict, outcome.conflicts), *without_effect)
     return (Kind.NOT_USED, without_effect) if without_effect else (None, ())
 
 

@@ -22,6 +22,10 @@ class Kind(StrEnum):
     """It should have a proxy, and has none."""
     MESHED = "meshed"
     """It has a proxy, and should have none."""
+    STUCK = "does not start"
+    """It has a proxy, and what came with it holds the pod back."""
+    CONFLICTS = "conflicts"
+    """What it is does not go together with the proxy that it has."""
     DIFFERS = "differs"
     """Its proxy is not what today's settings would give."""
     NOT_USED = "not used"
@@ -133,6 +137,8 @@ class Mesh:
     """False where we were not allowed to look."""
     source: str = "the defaults"
     """Where the settings come from."""
+    now: datetime | None = None
+    """When the pods were looked at; None where that does not matter."""
     webhook_name: str = WEBHOOK_CONFIG
 
     @property

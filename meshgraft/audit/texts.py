@@ -85,12 +85,17 @@ def excluded(text: str, *, is_meshed: bool, by_label: bool) -> Reason:
 
 def refused(warning: str) -> Reason:
     """The core left the pod alone for a reason of its own."""
-    return Reason("left-alone", warning, "Mend the pod template as it says.")
+    return Reason("left-alone", warning, "Change the pod template as it says.")
 
 
 def not_used(warning: str) -> Reason:
     """An annotation without effect, in the words of the webhook's warnings."""
-    return Reason("annotation-not-used", warning, "Mend the annotation where it was written.")
+    return Reason("annotation-not-used", warning, "Fix the annotation where it was written.")
+
+
+def conflict(warning: str) -> Reason:
+    """What does not go together, in the words of the webhook's warnings, with the cure."""
+    return Reason("conflict", warning, "Change the pod template as it says.")
 
 
 def differs(text: str) -> Reason:

@@ -259,3 +259,10 @@ def test_who_opts_out_of_an_earlier_injection_gets_it_taken_away() -> None:
     after, report = inject(injected, how(manual=True))
     assert after == pod({"linkerd.io/inject": "disabled"})
     assert report.disabled
+
+
+@pytest.mark.parametrize("manual", [False, True], ids=["annotations", "manual"])
+def test_what_does_not_go_together_is_told_by_the_command_too(manual: bool) -> None:
+    given = {"spec": {"securityContext": {"runAsUser": 2102}, **POD["spec"]}}
+    _, report = inject(workload("Deployment", given), how("envoy", manual=manual))
+    assert any("proxy-uid" in warning for warning in report.warnings)

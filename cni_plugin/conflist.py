@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from pathlib import PurePath
 from typing import Any
 
+from cni_plugin import libcni
 from cni_plugin.netconf import ANNOTATIONS_CAPABILITY, SUPPORTED_VERSIONS
 
 Config = dict[str, Any]
 """One parsed JSON object; the order of its keys is the file's."""
 
 PLUGIN_TYPE = "linkerd-cni"
-CONF_SUFFIXES = (".conf", ".conflist", ".json")
-"""What runtimes read in net.d; anything else there is invisible to them."""
+CONF_SUFFIXES = libcni.CONF_SUFFIXES
 
 _CHAIN_VERSION = "0.3.1"
 """The version Linkerd writes; chaining began with 0.3.0."""
 _UNNAMED = "k8s-pod-network"
-_NETWORK_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 
 
 class ConflistError(ValueError):
@@ -37,14 +35,14 @@ def parse(raw: bytes) -> Config:
     """The one JSON object of a file.
 
     Raises:
-        ConflistError: empty, half-written, not UTF-8, not JSON as Go reads it, or no object.
+        ConflistError: empty, half-written, not JSON as Go reads it, or no object.
     """
     if not raw.strip():
         raise ConflistError("it is empty")
     try:
-        value = json.loads(raw.decode(), parse_constant=_no_constant, parse_float=_finite)
-    except UnicodeDecodeError as error:
-        raise ConflistError(f"not UTF-8 text (byte {error.start})") from error
+        # Go takes any bytes in a text; those that are no UTF-8 come out as they went in.
+        text = raw.decode(errors="surrogateescape")
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ConflistError(f"not JSON, or only half of it: {error}") from error
     if not isinstance(value, dict):
@@ -67,48 +65,47 @@ def render(config: Mapping[str, Any]) -> bytes:
     """A configuration as it is written: two spaces, a newline at the end, letters as they are."""
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     try:
-        return text.encode()
+        return text.encode(errors="surrogateescape")
     except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can hold
         return (json.dumps(config, indent=2) + "\n").encode()
 
 
 def is_single(filename: str) -> bool:
     """Whether runtimes take the file for one plugin (``.conf``, ``.json``) and not for a list."""
-    return not filename.endswith(".conflist")
+    return not libcni.is_list(filename)
 
 
-def check(filename: str, config: Mapping[str, Any]) -> None:
-    """Hold a file to what libcni asks of it, and to having a plugin beside ours.
+def check(
+    filename: str, config: Mapping[str, Any], drop_ins: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Hold a file to what libcni asks of it, and to having a plugin beside ours; ``drop_ins`` are
+    the plugins in the folder of the network's name.
 
     Raises:
         ConflistError: runtimes refuse it, or there is no primary CNI in it.
     """
-    for key in ("name", "cniVersion"):
-        if key in config and not isinstance(config[key], str):
-            raise ConflistError(f"{key} is not a string")
-    if is_single(filename):
-        _check_single(config)
-    else:
-        _check_list(config)
+    try:
+        if is_single(filename):
+            _check_single(config)
+        else:
+            _check_list(config, drop_ins)
+    except libcni.LibcniError as error:
+        raise ConflistError(str(error)) from error
 
 
 def _check_single(config: Mapping[str, Any]) -> None:
-    if not _type_of(config):
-        hint = "; a list must be in a .conflist" if "plugins" in config else ""
-        raise ConflistError(f"it has no type{hint}")
+    if "plugins" in config and not _type_of(config):
+        raise ConflistError("it has no type; a list must be in a .conflist")
+    libcni.check_plugin(config)
     if _type_of(config) == PLUGIN_TYPE:
         raise ConflistError(f"it holds nothing but {PLUGIN_TYPE}")
 
 
-def _check_list(config: Mapping[str, Any]) -> None:
-    if "name" not in config:
-        raise ConflistError("it has no name")
-    plugins = config.get("plugins")
-    if not isinstance(plugins, list) or not plugins:
-        raise ConflistError("it has no list of plugins")
-    for number, plugin in enumerate(plugins):
-        if not isinstance(plugin, dict) or not _type_of(plugin):
-            raise ConflistError(f"plugins[{number}] is no object with a type")
+def _check_list(config: Mapping[str, Any], drop_ins: Sequence[Mapping[str, Any]]) -> None:
+    libcni.check_list(config)
+    plugins = [*libcni.inlined(config), *drop_ins]
+    if not plugins:
+        raise ConflistError("it has no list of plugins, nor a folder with some")
     if all(_type_of(plugin) == PLUGIN_TYPE for plugin in plugins):
         raise ConflistError(f"it holds nothing but {PLUGIN_TYPE}")
 
@@ -122,36 +119,79 @@ def is_valid(filename: str, config: Mapping[str, Any]) -> bool:
     return True
 
 
-def choose_active(configs: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The file that pods are started with: the lowest name that is valid; None without one."""
-    return min((name for name, config in configs.items() if is_valid(name, config)), default=None)
+def choose_active(
+    configs: Mapping[str, Mapping[str, Any]], network: str = "", seen: Set[str] | None = None
+) -> str | None:
+    """The file that pods are started with; None without one.
+
+    The lowest name that is valid; with ``network``, the lowest of that network (CRI-O's
+    ``cni_default_network``). ``seen``: the names that are known to be valid.
+    """
+    valid = (
+        name
+        for name, config in configs.items()
+        if (is_valid(name, config) if seen is None else name in seen)
+        and (not network or network_name(name, config) == network)
+    )
+    return min(valid, default=None)
 
 
-def _type_of(plugin: Mapping[str, Any]) -> str:
-    kind = plugin.get("type")
-    return kind if isinstance(kind, str) else ""
+def network_name(filename: str, config: Mapping[str, Any]) -> str:
+    """The network's name, as CRI-O has it: a file without one lends its own."""
+    name = libcni.field(config, "name") if is_single(filename) else config.get("name")
+    return name if isinstance(name, str) and name else filename
+
+
+_type_of = libcni.type_of
 
 
 def types(config: Mapping[str, Any]) -> list[str]:
     """The plugins' types, in order, of a list or of a single configuration."""
-    return [_type_of(plugin) for plugin in config.get("plugins", [config])]
+    return [_type_of(plugin) for plugin in libcni.inlined(config) or [config]]
 
 
 def entries(conflist: Mapping[str, Any]) -> list[Config]:
     """Our entries in a valid list; there should be one."""
-    return [plugin for plugin in conflist["plugins"] if _type_of(plugin) == PLUGIN_TYPE]
+    return [plugin for plugin in libcni.inlined(conflist) if _type_of(plugin) == PLUGIN_TYPE]
+
+
+def is_nested(config: Mapping[str, Any]) -> bool:
+    """Whether our entry is in the configuration, but in another's (Multus' ``delegates``)."""
+    direct = [*libcni.inlined(config), config]
+    return not any(_type_of(each) == PLUGIN_TYPE for each in direct if isinstance(each, dict)) and (
+        next(libcni.named(config, PLUGIN_TYPE), None) is not None
+    )
+
+
+def without_us(tree: Any) -> Any:
+    """The same without our entries, in whichever list they are; one that is in no list stays."""
+    if isinstance(tree, dict):
+        return {key: without_us(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        kept = (each for each in tree if not (isinstance(each, dict) and _is_us(each)))
+        return [without_us(each) for each in kept]
+    return tree
+
+
+def names_us(tree: Any) -> bool:
+    """Whether our entry is anywhere in it."""
+    return next(libcni.named(tree, PLUGIN_TYPE), None) is not None
+
+
+def _is_us(plugin: Mapping[str, Any]) -> bool:
+    return _type_of(plugin) == PLUGIN_TYPE
 
 
 def strip(conflist: Mapping[str, Any]) -> Config:
     """The list without any entry of ours; all else as it was."""
-    others = [plugin for plugin in conflist["plugins"] if _type_of(plugin) != PLUGIN_TYPE]
-    return {**conflist, "plugins": others}
+    others = [plugin for plugin in libcni.inlined(conflist) if _type_of(plugin) != PLUGIN_TYPE]
+    return {**conflist, "plugins": others} if "plugins" in conflist else dict(conflist)
 
 
 def merge(conflist: Mapping[str, Any], entry: Mapping[str, Any]) -> Config:
     """The list with ``entry`` last, and no other of ours."""
     stripped = strip(conflist)
-    return {**stripped, "plugins": [*stripped["plugins"], dict(entry)]}
+    return {**stripped, "plugins": [*libcni.inlined(stripped), dict(entry)]}
 
 
 def convert(conf: Mapping[str, Any], entry: Mapping[str, Any]) -> Config:
@@ -160,12 +200,12 @@ def convert(conf: Mapping[str, Any], entry: Mapping[str, Any]) -> Config:
     As Linkerd does it, but for two things that pods can feel: the network keeps its name (IPAM
     keeps addresses under it), and a version above Linkerd's 0.3.1 stays.
     """
-    version = conf.get("cniVersion")
+    version = libcni.field(conf, "cniVersion")
     if version not in SUPPORTED_VERSIONS[SUPPORTED_VERSIONS.index(_CHAIN_VERSION) :]:
         version = _CHAIN_VERSION
-    plugin = {key: value for key, value in conf.items() if key != "cniVersion"}
+    plugin = {key: value for key, value in conf.items() if key.casefold() != "cniversion"}
     return {
-        "name": conf.get("name") or _UNNAMED,
+        "name": libcni.field(conf, "name") or _UNNAMED,
         "cniVersion": version,
         "plugins": [plugin, dict(entry)],
     }
@@ -186,9 +226,9 @@ def drop_in_obstacle(filename: str, config: Mapping[str, Any]) -> str | None:
     """Why libcni would load no drop-in for this network; None where it does."""
     if is_single(filename):
         return "drop-ins go with a .conflist only; make it one, or let the installer rewrite it"
-    if str(config.get("loadOnlyInlinedPlugins", False)).lower() == "true":
+    if libcni.loads_only_inlined(config):
         return "loadOnlyInlinedPlugins is set: drop-ins are not loaded"
-    if not _NETWORK_NAME.fullmatch(config["name"]):
+    if not libcni.is_network_name(config["name"]):
         return f"the network's name {config['name']!r} cannot be a folder's"
     return None
 

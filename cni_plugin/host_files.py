@@ -13,11 +13,16 @@ from pathlib import Path
 _TEMPORARY = ".install"
 """As Linkerd's: no runtime reads files that end so."""
 _STALE_SECONDS = 600.0
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 16 << 20
+"""Runtimes read files of any length; this is far beyond all that are meant."""
 
 
 class HostFileError(Exception):
     """A file or folder of the node cannot be used; the text names it and says why."""
+
+
+class TooLongError(HostFileError):
+    """The file is longer than is read here; others may read it all the same."""
 
 
 class ChangedMeanwhile(HostFileError):
@@ -46,12 +51,20 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
+def identity(path: Path) -> tuple[int, ...] | None:
+    """What changes with each write of the file; None where there is none."""
+    try:
+        return _identity(path.stat())
+    except OSError:
+        return None
+
+
 def _refused(path: Path, what: str, error: OSError) -> HostFileError:
     return HostFileError(f"{path}: {what}: {error.strerror or error}")
 
 
 def read(path: Path, limit: int = _MAX_BYTES) -> Snapshot:
-    """A regular file of at most ``limit`` bytes (1 MiB), through links.
+    """A regular file of at most ``limit`` bytes (16 MiB), through links.
 
     Raises:
         HostFileError: there is none, it is something else, or it cannot be read.
@@ -68,7 +81,7 @@ def read(path: Path, limit: int = _MAX_BYTES) -> Snapshot:
         reason = getattr(error, "strerror", None) or error
         raise HostFileError(f"{path}: cannot be read: {reason}") from error
     if len(content) > limit:
-        raise HostFileError(f"{path}: longer than {limit} bytes")
+        raise TooLongError(f"{path}: longer than {limit} bytes")
     return Snapshot(real, content, status)
 
 

@@ -16,10 +16,10 @@ from typing import Any, Literal, Protocol
 
 import structlog
 
-from cni_plugin import conflist, host_files
+from cni_plugin import conflist, crio, host_files, libcni, proof
 from cni_plugin.backoff import Backoff
 from cni_plugin.conflist import Config, ConflistError
-from cni_plugin.host_files import ChangedMeanwhile, HostFileError
+from cni_plugin.host_files import ChangedMeanwhile, HostFileError, TooLongError
 from cni_plugin.install_watch import keep_reconciled
 from cni_plugin.netdir import DROP_IN, Conf, Report, original_of, read_conf, remove_drop_in
 from cni_plugin.uninstaller import take_out
@@ -32,6 +32,9 @@ _PROGRAM_BYTES = 256 << 20
 _ENTRY_MODE = 0o644
 _AT_ONCE = 0.2
 """Seconds after which a file that changed under our hands is looked at again."""
+
+_PROVE_AGAIN = 30.0
+"""Seconds after which a program that does not run is tried again."""
 
 _IN_CHARGE_AGAIN = 5.0
 """Seconds after which it is asked again whether this is the node's installer."""
@@ -57,6 +60,9 @@ class InstallSettings:
     """``all`` takes every configuration, as Linkerd's installer does."""
     method: Method = "rewrite"
     """``drop-in`` leaves others' files alone; it needs a runtime with libcni 1.3 or newer."""
+    default_network: str = ""
+    """The network that pods are started with, by name, where that is not the first one: CRI-O's
+    ``cni_default_network``. Empty: as CRI-O's own settings say, if they are seen."""
 
     @property
     def net_folder(self) -> Path:
@@ -86,14 +92,19 @@ class Installer:
         *,
         in_charge: Callable[[], bool] = lambda: True,
         observer: Observer | None = None,
+        prove: Callable[[Path], None] = proof.prove,
     ) -> None:
         """``in_charge`` says whether this is the node's installer: of two releases, as there are
-        for a moment in an upgrade, each would put its own program in the other's place."""
+        for a moment in an upgrade, each would put its own program in the other's place. ``prove``
+        raises HostFileError for a program that does not run here."""
         self._settings = settings
         self._net = settings.net_folder
         self._backoff = backoff or Backoff()
         self._in_charge = in_charge
         self._observer = observer
+        self._prove = prove
+        self._proven: tuple[int, ...] | None = None
+        self._too_long: set[str] = set()
         self._lock = threading.Lock()
         self._ready: str | None = None
         self._problems: list[str] = []
@@ -184,19 +195,41 @@ class Installer:
         host_files.sweep(self._net)
         self._tell_of_cilium(report)
         confs = self._read_all(report)
-        active = conflist.choose_active({conf.name: conf.config for conf in confs})
+        network = self._default_network(report)
+        configs = {conf.name: conf.config for conf in confs}
+        active = conflist.choose_active(configs, network, seen=configs.keys())
         if active is None:
-            report.problems.append(f"no network configuration in {self._net} yet: waiting for one")
+            what = f"of network {network!r}, CRI-O's default, " if network else ""
+            report.problems.append(
+                f"no network configuration {what}in {self._net} yet: waiting for one"
+            )
         for conf in confs:
             if self._settings.scope == "all" or conf.name == active:
                 carries = self._put_entry(conf, report)
                 if carries and conf.name == active and not self._is_hidden(active):
                     report.active = carries
 
+    def _default_network(self, report: Report) -> str:
+        if self._settings.default_network:
+            return self._settings.default_network
+        try:
+            return crio.default_network(self._settings.host_prefix)
+        except HostFileError as error:
+            report.problems.append(str(error))
+            return ""
+
     def _put_program(self, report: Report) -> None:
         program = host_files.read(self._settings.program, _PROGRAM_BYTES)
-        if host_files.holds(self._program, program.content, _PROGRAM_MODE):
-            return
+        if not host_files.holds(self._program, program.content, _PROGRAM_MODE):
+            self._copy_program(program, report)
+        proven = host_files.identity(self._program)
+        if proven != self._proven:
+            report.retry(_PROVE_AGAIN)
+            self._prove(self._program)
+            report.retry_seconds = None
+            self._proven = proven
+
+    def _copy_program(self, program: host_files.Snapshot, report: Report) -> None:
         wait = self._backoff.wait(self._program)
         if wait:
             report.retry(wait)
@@ -214,6 +247,7 @@ class Installer:
     def _read_all(self, report: Report) -> list[Conf]:
         """The valid ones, lowest name first; what is wrong with the others is a problem each."""
         confs = []
+        self._too_long.clear()
         for name in host_files.names(self._net):
             if not name.endswith(conflist.CONF_SUFFIXES):
                 continue
@@ -223,6 +257,8 @@ class Installer:
             except ConflistError as error:
                 report.problems.append(f"{path}: {error}; left alone (runtimes may stop at it)")
             except HostFileError as error:
+                if isinstance(error, TooLongError):
+                    self._too_long.add(name)
                 report.problems.append(f"{error}{self._behind_a_link(path)}")
         return confs
 
@@ -239,6 +275,8 @@ class Installer:
 
     def _is_hidden(self, active: str) -> bool:
         """Whether pods may be started with a configuration that sorts before and is not seen."""
+        if any(name < active for name in self._too_long):
+            return True
         earlier = [name for name in host_files.names(self._net) if name < active]
         return any(
             name.endswith(conflist.CONF_SUFFIXES)
@@ -258,7 +296,11 @@ class Installer:
     def _put_entry(self, conf: Conf, report: Report) -> str | None:
         """Bring one network to what it should be; the file that now carries our entry, if any."""
         try:
-            if self._settings.method == "drop-in":
+            if conflist.is_nested(conf.config):
+                return conf.name  # as Multus takes over the primary's list, with us in it
+            # A list without plugins of its own has them in its folder, where ours goes too.
+            in_folder = not conflist.is_single(conf.name) and not libcni.inlined(conf.config)
+            if in_folder or self._settings.method == "drop-in":
                 return self._drop_in(conf, report)
             if conflist.is_single(conf.name):
                 return self._convert(conf, report)

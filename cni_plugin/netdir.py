@@ -6,8 +6,8 @@ import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cni_plugin import conflist, host_files
-from cni_plugin.conflist import Config
+from cni_plugin import conflist, host_files, libcni
+from cni_plugin.conflist import Config, ConflistError
 from cni_plugin.host_files import Snapshot
 
 DROP_IN = "zzz-linkerd-cni.conf"
@@ -41,6 +41,8 @@ class Conf:
     """Where it is in net.d; the snapshot's is behind a link, if it is one."""
     file: Snapshot
     config: Config
+    drop_ins: tuple[Config, ...] = ()
+    """What others put into the folder of the network's name, in libcni's order."""
 
     @property
     def name(self) -> str:
@@ -57,8 +59,29 @@ def read_conf(path: Path) -> Conf:
     """Raises ConflistError or HostFileError for what no runtime could use."""
     file = host_files.read(path)
     config = conflist.parse(file.content)
-    conflist.check(path.name, config)
-    return Conf(path, file, config)
+    drop_ins = _drop_ins(path, config)
+    conflist.check(path.name, config, drop_ins)
+    return Conf(path, file, config, drop_ins)
+
+
+def _drop_ins(path: Path, config: Config) -> tuple[Config, ...]:
+    """The plugins in the folder of the network's name, but for ours."""
+    name = config.get("name")
+    if not libcni.is_list(path.name) or not isinstance(name, str) or "/" in name or not name:
+        return ()
+    folder = path.parent / name
+    if libcni.loads_only_inlined(config) or not folder.is_dir():
+        return ()
+    found = []
+    for each in host_files.names(folder):
+        if each.endswith(libcni.DROP_IN_SUFFIX) and each != DROP_IN:
+            try:
+                plugin = conflist.parse(host_files.read(folder / each).content)
+                libcni.check_plugin(plugin)
+            except (ConflistError, libcni.LibcniError) as error:
+                raise ConflistError(f"its drop-in {name}/{each}: {error}") from error
+            found.append(plugin)
+    return tuple(found)
 
 
 def remove_drop_in(path: Path, report: Report) -> None:

@@ -191,6 +191,7 @@ class CniChart(_Chart, frozen=True):
     iptables_mode: Literal["auto", "nft", "legacy", "plain"] = "auto"
     cni_scope: Literal["active", "all"] = "active"
     cni_method: Literal["rewrite", "drop-in"] = "rewrite"
+    default_network: str = ""
     exclude_namespaces: list[str] = []
     log_level: Literal["debug", "info", "warn"] = "info"
     agent_log_level: LogLevel = "info"

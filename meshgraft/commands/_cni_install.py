@@ -51,6 +51,11 @@ class InstallFlags:
     cni_network_config: Annotated[str, Parameter(env_var="CNI_NETWORK_CONFIG")] = ""
     """The plugin's entry as JSON, with Linkerd's keys. Default: one with nothing but defaults."""
 
+    cni_network_config_file: Annotated[
+        Path | None, Parameter(env_var="CNI_NETWORK_CONFIG_FILE")
+    ] = None
+    """A file with the entry, in place of --cni-network-config; as with Linkerd's installer."""
+
     cni_log_level: str = ""
     """log_level of the entry: debug, info or warn. Default: the entry's own, or else info."""
 
@@ -64,6 +69,10 @@ class InstallFlags:
     cni_method: Method = "rewrite"
     """How: into the configuration's own file, or as a file in its drop-in folder, which needs a
     runtime with libcni 1.3 or newer."""
+
+    default_network: Annotated[str, Parameter(env_var="CNI_DEFAULT_NETWORK")] = ""
+    """The network that pods are started with, by name: CRI-O's cni_default_network. Default: as
+    /etc/crio says, if this container sees it; else the first configuration by file name."""
 
     program: Path | None = None
     """The static program that is copied. Default: linkerd-cni beside the meshgraft script."""
@@ -85,6 +94,7 @@ def install_settings(flags: InstallFlags, socket: Path, own_namespace: str) -> I
         ),
         scope=flags.cni_scope,
         method=flags.cni_method,
+        default_network=flags.default_network,
     )
 
 
@@ -130,8 +140,16 @@ def plugin_entry(flags: InstallFlags, socket: Path, own_namespace: str) -> dict[
 
 
 def _given_entry(flags: InstallFlags) -> dict[str, Any]:
-    if flags.cni_network_config.strip():
-        return parse_entry(flags.cni_network_config, flags.cni_log_level or None)
+    text = flags.cni_network_config
+    if flags.cni_network_config_file is not None:
+        try:
+            text = flags.cni_network_config_file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(
+                f"--cni-network-config-file (CNI_NETWORK_CONFIG_FILE): {error}"
+            ) from error
+    if text.strip():
+        return parse_entry(text, flags.cni_log_level or None)
     return default_entry(flags.cni_log_level or _LEVEL)
 
 

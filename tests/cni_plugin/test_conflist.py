@@ -88,7 +88,7 @@ def test_half_a_surrogate_pair_survives() -> None:
         (b"null", "object"),
         (b'{"a": NaN}', "NaN"),
         (b'{"a": 1e999}', "out of range"),
-        (b"\xff{}", "UTF-8"),
+        (b"\xff{}", "not JSON"),
         (b"\xef\xbb\xbf{}", "not JSON"),
         (b"[" * 100_000, "half"),
     ],
@@ -115,6 +115,33 @@ def test_what_no_runtime_reads_is_refused(raw: bytes, complaint: str) -> None:
         ("a.conflist", {**LIST, "cniVersion": 1.0}, "cniVersion is not a string"),
         ("a.conflist", {**LIST, "plugins": [ENTRY]}, "nothing but linkerd-cni"),
         ("a.conf", ENTRY, "nothing but linkerd-cni"),
+        # As Go's encoding/json fills a struct, and libcni reads the rest.
+        ("a.conf", {"Type": "bridge"}, None),
+        ("a.conflist", {**LIST, "plugins": [{"TYPE": "bridge"}]}, None),
+        ("a.conflist", {**LIST, "plugins": [{"type": "bridge", "Type": 1}]}, "type is not"),
+        ("a.conflist", {**LIST, "plugins": [{"type": None, "Type": "bridge"}]}, None),
+        ("a.conflist", {"Name": "x", "plugins": [BRIDGE]}, "no name"),
+        ("a.conflist", {**LIST, "name": ""}, "name is empty"),
+        ("a.conflist", {**LIST, "disableCheck": "TRUE", "disableGC": False}, None),
+        ("a.conflist", {**LIST, "disableCheck": 1}, "disableCheck"),
+        ("a.conflist", {**LIST, "disableGC": None}, "disableGC"),
+        ("a.conflist", {**LIST, "loadOnlyInlinedPlugins": "yes"}, "loadOnlyInlinedPlugins"),
+        ("a.conflist", {**LIST, "cniVersions": ["1.0.0", "9.9.9"]}, None),
+        ("a.conflist", {**LIST, "cniVersions": "1.0.0"}, "cniVersions"),
+        ("a.conflist", {**LIST, "cniVersions": ["one"]}, "cniVersions"),
+        ("a.conflist", {"name": "x", "loadOnlyInlinedPlugins": True}, "no list of plugins"),
+        ("a.conf", {"type": "bridge", "ipam": {}}, None),
+        ("a.conf", {"type": "bridge", "ipam": None, "dns": None, "capabilities": None}, None),
+        ("a.conf", {"type": "bridge", "ipam": "host-local"}, "ipam"),
+        ("a.conf", {"type": "bridge", "ipam": {"type": 1}}, "ipam"),
+        ("a.conf", {"type": "bridge", "IPAM": {"Type": 1}}, "ipam"),
+        ("a.conf", {"type": "bridge", "dns": {"nameservers": "1.1.1.1"}}, "dns"),
+        ("a.conf", {"type": "bridge", "dns": {"search": ["a", None]}}, None),
+        ("a.conf", {"type": "bridge", "dns": {"options": [1]}}, "dns"),
+        ("a.conf", {"type": "bridge", "capabilities": {"portMappings": True}}, None),
+        ("a.conf", {"type": "bridge", "capabilities": {"portMappings": "true"}}, "capabilities"),
+        ("a.conf", {"type": "bridge", "prevResult": []}, "prevResult"),
+        ("a.conf", {"type": "bridge", "name": 1}, "name is not a string"),
     ],
 )
 def test_a_configuration_is_what_libcni_takes_for_one(
@@ -194,3 +221,15 @@ def test_an_entry_in_linkerds_form_is_taken_and_asks_for_annotations() -> None:
 def test_another_plugins_entry_is_refused(text: str) -> None:
     with pytest.raises(ConflistError):
         conflist.parse_entry(text)
+
+
+def test_bytes_that_are_no_utf8_come_out_as_they_went_in() -> None:
+    raw = b'{"name": "net", "plugins": [{"type": "bridge", "x": "\xff\xfe"}]}'
+    assert b'"\xff\xfe"' in conflist.render(conflist.parse(raw))
+
+
+def test_our_entry_is_found_and_taken_out_however_deep() -> None:
+    deep = {"a": [{"delegates": [{"plugins": [BRIDGE, {"Type": "linkerd-cni"}]}]}]}
+    assert conflist.names_us(deep)
+    assert conflist.without_us(deep) == {"a": [{"delegates": [{"plugins": [BRIDGE]}]}]}
+    assert not conflist.names_us({"note": "linkerd-cni", "types": ["linkerd-cni"]})

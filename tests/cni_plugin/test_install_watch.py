@@ -199,7 +199,9 @@ def test_the_installer_holds_its_own_against_a_primary_that_comes_late_and_rewri
     def chained() -> bool:
         return b"linkerd-cni" in path.read_bytes() and (bin_dir / "linkerd-cni").exists()
 
-    installer = Installer(InstallSettings(program=source, host_prefix=tmp_path))
+    installer = Installer(
+        InstallSettings(program=source, host_prefix=tmp_path), prove=lambda _: None
+    )
     stop = threading.Event()
     thread = threading.Thread(target=installer.run, args=(stop,), daemon=True)
     thread.start()

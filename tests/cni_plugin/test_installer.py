@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,10 @@ CHAINED = {**LIST, "plugins": [BRIDGE, ENTRY]}
 OTHER = {"type": "must-be-last"}
 
 
+def unproven(program: Path) -> None:
+    """These tests are about files: their program is none."""
+
+
 @dataclass
 class Node:
     """A node's folders, a clock that stands until it is moved, and our installer."""
@@ -46,7 +51,7 @@ class Node:
         settings = InstallSettings(
             program=self.root / "linkerd-cni", host_prefix=self.root / "host", **options
         )
-        self.installer = Installer(settings, self.backoff)
+        self.installer = Installer(settings, self.backoff, prove=unproven)
 
     @property
     def net(self) -> Path:
@@ -191,9 +196,9 @@ CASES = [
     ),
     Case("half-written", {"a.conflist": b'{"name": "x", "pl'}, {}, None, "half"),
     Case("empty", {"a.conflist": b""}, {}, None, "empty"),
-    Case("binary rubbish", {"a.conflist": b"\xff\x00"}, {}, None, "UTF-8"),
+    Case("binary rubbish", {"a.conflist": b"\xff\x00"}, {}, None, "not JSON"),
     Case("not an object", {"a.conflist": b"[]"}, {"a.conflist": []}, None, "object"),
-    Case("too long", {"a.conflist": b" " * (1 << 20) + b"{}"}, {}, None, "longer"),
+    Case("too long", {"a.conflist": b" " * (16 << 20) + b"{}"}, {}, None, "longer"),
     Case("no plugins", {"a.conflist": {"name": "x"}}, {"a.conflist": {"name": "x"}}, None, "no li"),
     Case(
         "nothing but us, as Cilium or an uninstall may leave it",
@@ -469,7 +474,7 @@ def test_rewrites_now_and_then_are_no_fight(node: Node) -> None:
     for _ in range(20):
         node.put("a.conflist", LIST)
         assert node.installer.reconcile().active == "a.conflist"
-        node.now += Backoff.WINDOW_SECONDS / 2
+        node.now += Backoff.ANSWER_SECONDS + 1
 
 
 def test_what_somebody_writes_under_our_hands_is_kept(
@@ -630,6 +635,179 @@ def test_the_program_stays_while_a_file_that_cannot_be_mended_names_it(
     assert node.program.exists()
 
 
+NESTED = {
+    "cniVersion": "0.3.1",
+    "name": "multus-cni-network",
+    "type": "multus",
+    "delegates": [{"name": "net", "cniVersion": "1.0.0", "plugins": [BRIDGE, ENTRY]}],
+}
+
+
+@pytest.mark.parametrize("name", ["00-multus.conf", "10-net.conflist.cilium_bak", "net/00-a.json"])
+def test_what_names_us_in_another_place_is_found(node: Node, name: str) -> None:
+    node.put("a.conflist", LIST)
+    node.installer.reconcile()
+    node.put(name, CHAINED if "bak" in name else NESTED)
+    report = node.installer.uninstall()
+    assert not report.problems
+    assert not node.program.exists()
+    left = [path for path in node.net.rglob("*") if path.is_file()]
+    assert not any(b"linkerd-cni" in path.read_bytes() for path in left)
+    assert b"bridge" in (node.net / name).read_bytes()
+
+
+def test_what_names_us_and_cannot_be_without_keeps_the_program(node: Node) -> None:
+    node.put("a.conflist", LIST)
+    node.installer.reconcile()
+    wrapped = {"cniVersion": "0.3.1", "name": "x", "type": "wrapper", "delegate": ENTRY}
+    path = node.put("b.conf", wrapped)
+    report = node.installer.uninstall()
+    assert str(path) in report.problems[0]
+    assert node.program.exists()
+    assert node.get("b.conf") == wrapped
+
+
+def test_our_entry_in_the_active_ones_delegates_is_not_doubled(node: Node) -> None:
+    node.put("00-multus.conf", NESTED)
+    assert node.installer.reconcile().active == "00-multus.conf"
+    assert node.get("00-multus.conf") == NESTED
+
+
+@pytest.mark.parametrize("step", ["replace", "remove", "remove again"])
+def test_an_uninstallation_that_was_cut_off_is_finished_by_the_next(
+    node: Node, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    node.put("a.conf", CONF)
+    node.installer.reconcile()
+    name, count = step.split()[0], len(step.split())
+    real, calls = getattr(host_files, name), []
+
+    def cut_off(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == count:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(host_files, name, cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            node.installer.uninstall()
+    assert not node.installer.uninstall().problems
+    assert [path.name for path in node.net.iterdir()] == ["a.conf"]
+    assert node.get("a.conf") == CONF
+    assert not node.program.exists()
+
+
+def test_plugins_in_the_networks_folder_are_the_lists_own(node: Node) -> None:
+    listed = {"name": "net", "cniVersion": "1.0.0"}
+    node.put("a.conflist", listed)
+    node.put("b.conflist", {**LIST, "name": "other"})
+    assert node.installer.reconcile().active == "b.conflist", "so far it is none"
+    node.put("net/10-bridge.conf", BRIDGE)
+    assert node.installer.reconcile().active == "a.conflist"
+    assert node.get("a.conflist") == listed
+    assert node.get(f"net/{DROP_IN}")["type"] == "linkerd-cni"
+    node.put("net/20-bad.conf", {"type": 1})
+    report = node.installer.reconcile()
+    assert report.active == "b.conflist"
+    assert any("20-bad.conf" in problem for problem in report.problems)
+
+
+@pytest.mark.parametrize(
+    ("files", "active"),
+    [
+        ({"crio.conf": '[crio.network]\ncni_default_network = "second"\n'}, "b.conflist"),
+        (
+            {
+                "crio.conf": '[crio.network]\ncni_default_network = "other"\n',
+                "crio.conf.d/10-a.conf": '[crio.network]\ncni_default_network = "second"\n',
+                "crio.conf.d/20-b.conf": "[crio.runtime]\n",
+            },
+            "b.conflist",
+        ),
+        ({"crio.conf": '[crio.network]\ncni_default_network = "absent"\n'}, None),
+        ({"crio.conf": "[crio.network]\n"}, "a.conflist"),
+        ({}, "a.conflist"),
+        ({"crio.conf": "[broken"}, "a.conflist"),
+    ],
+)
+def test_crios_default_network_is_what_pods_are_started_with(
+    node: Node, files: dict[str, str], active: str | None
+) -> None:
+    node.put("a.conflist", LIST)
+    node.put("b.conflist", {**LIST, "name": "second"})
+    for name, text in files.items():
+        path = node.root / "host/etc/crio" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    report = node.installer.reconcile()
+    assert report.active == active
+    if active is None or "[broken" in files.values():
+        assert report.problems
+    node.configure(default_network="second")
+    assert node.installer.reconcile().active == "b.conflist"
+
+
+def _program(node: Node, text: str) -> None:
+    (node.root / "linkerd-cni").write_text(text)
+    settings = InstallSettings(program=node.root / "linkerd-cni", host_prefix=node.root / "host")
+    node.installer = Installer(settings, node.backoff)
+
+
+ANSWERS = """#!/bin/sh
+[ "$CNI_COMMAND" = VERSION ] && echo '{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}'
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (ANSWERS, ""),
+        ("\x7fELF of another architecture", "another architecture"),
+        ("#!/nowhere/interpreter\n", "another architecture"),
+        ("#!/bin/sh\necho broken; exit 3\n", "status 3"),
+        ("#!/bin/sh\necho '{}'\n", "does not say its version"),
+    ],
+)
+def test_no_configuration_names_a_program_that_does_not_run(
+    node: Node, text: str, said: str
+) -> None:
+    node.put("a.conflist", LIST)
+    _program(node, text)
+    report = node.installer.reconcile()
+    if not said:
+        assert report.active == "a.conflist"
+        assert node.get("a.conflist") == CHAINED
+        return
+    assert report.active is None
+    assert said in report.problems[0]
+    assert report.retry_seconds
+    assert node.get("a.conflist") == LIST
+    _program(node, ANSWERS)
+    assert node.installer.reconcile().active == "a.conflist"
+
+
+@pytest.mark.root
+def test_a_folder_that_is_mounted_noexec_is_said(node: Node) -> None:
+    node.put("a.conflist", LIST)
+    _program(node, ANSWERS)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec", "none", node.bin], check=True)
+    try:
+        report = node.installer.reconcile()
+    finally:
+        subprocess.run(["umount", node.bin], check=True)
+    assert report.active is None
+    assert "noexec" in report.problems[0]
+    assert node.get("a.conflist") == LIST
+
+
+def test_a_primary_that_starts_again_and_again_is_no_quarrel(node: Node) -> None:
+    for pause in (2, 10, 20, 40, 80, 160, 300, 300, 300):
+        node.put("a.conflist", LIST)
+        assert node.installer.reconcile().active == "a.conflist"
+        node.now += pause
+
+
 def test_a_replaced_file_is_never_seen_half_written(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"old")
@@ -647,7 +825,7 @@ def test_a_replaced_file_is_never_seen_half_written(tmp_path: Path) -> None:
 def test_of_two_releases_only_the_one_in_charge_writes(node: Node) -> None:
     node.put("10-net.conflist", LIST)
     in_charge = False
-    idle = Installer(node.installer._settings, in_charge=lambda: in_charge)
+    idle = Installer(node.installer._settings, in_charge=lambda: in_charge, prove=unproven)
     before = node.files()
     assert idle._beat() is not None  # asks again
     assert node.files() == before
@@ -676,7 +854,7 @@ def test_each_look_is_counted(node: Node) -> None:
         def looked(self, ready: bool, changes: int, problems: int) -> None:
             looks.append((ready, changes, problems))
 
-    counted = Installer(node.installer._settings, observer=Counts())
+    counted = Installer(node.installer._settings, observer=Counts(), prove=unproven)
     counted._beat()
     node.put("10-net.conflist", LIST)
     counted._beat()

@@ -53,6 +53,8 @@ are not allowed to look at is a failure that names the right that is missing, an
 absent. What does not apply, or is told of by another check already, is left out.
 
 Each object is read once, all at the same time, and of a Secret only `meshgraft-injector-tls`.
+One pod is created as a dry run, in the namespace of `-n` or in `default`: nothing comes into being,
+and all of admission is asked.
 
 """
 

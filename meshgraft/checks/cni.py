@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from injector.model import Object
 from kubeapi import reading
+from meshgraft.audit.model import labels_of
 from meshgraft.checks.model import Category, Check, Options, Ref, Skip, Snapshot
 from meshgraft.checks.parts import config_map, settings
 from meshgraft.installed import CNI, CNI_CONFIG_MAP
 
 _FIX = "Install the plugin: meshgraft install-cni | kubectl apply -f -"
+
+_MOST_NODES = 5
 
 
 def _config_map(options: Options) -> Ref:
@@ -56,6 +60,52 @@ def _is_ready(snapshot: Snapshot) -> str | None:
     return f"number ready: {ready}, number scheduled: {wanted}"
 
 
+def _agents(options: Options) -> Ref:
+    return Ref(reading.PODS, "", options.cni_namespace, "k8s-app=linkerd-cni", keep=_node_of)
+
+
+def _nodes() -> Ref:
+    return Ref(reading.NODES, keep=_slim)
+
+
+def _node_of(pod: Object) -> Object:
+    return {"metadata": pod["metadata"], "node": (pod.get("spec") or {}).get("nodeName")}
+
+
+def _slim(node: Object) -> Object:
+    meta = node["metadata"]
+    return {"metadata": {"name": meta["name"], "labels": meta.get("labels") or {}}}
+
+
+def _runs_pods(node: Object) -> bool:
+    """Whether Linux pods with a network of their own run there."""
+    labels = labels_of(node)
+    virtual = labels.get("type") == "virtual-kubelet" or (
+        labels.get("eks.amazonaws.com/compute-type") == "fargate"
+    )
+    return labels.get("kubernetes.io/os", "linux") == "linux" and not virtual
+
+
+def _is_everywhere(snapshot: Snapshot) -> str | None:
+    _see(snapshot)
+    snapshot.need(_daemon_set(snapshot.options))
+    has_agent = {pod["node"] for pod in snapshot.all(_agents(snapshot.options))}
+    nodes = [each for each in snapshot.all(_nodes()) if _runs_pods(each)]
+    missing = sorted({each["metadata"]["name"] for each in nodes} - has_agent)
+    if not missing:
+        return None
+    shown = ", ".join(missing[:_MOST_NODES]) + (", ..." if len(missing) > _MOST_NODES else "")
+    return f"no agent on {len(missing)} of {len(nodes)} nodes: {shown}"
+
+
+def _is_used(snapshot: Snapshot) -> str | None:
+    if snapshot.options.cni or snapshot.find(_daemon_set(snapshot.options)) is None:
+        raise Skip
+    if settings(snapshot).cni_enabled:
+        return None
+    return "the plugin is installed, and the injector gives pods init containers with NET_ADMIN"
+
+
 def _objects(options: Options) -> tuple[Ref, ...]:
     return (
         config_map(options),
@@ -71,6 +121,7 @@ LINKERD_CNI_PLUGIN = Category(
     name="linkerd-cni-plugin",
     applies=lambda options: options.cni or not options.pre,
     objects=_objects,
+    lists=lambda options: (_agents(options), _nodes()),
     checks=(
         Check(
             id="cni-plugin-cm-exists",
@@ -117,6 +168,23 @@ LINKERD_CNI_PLUGIN = Category(
             fix="Look at the pods that are not ready: kubectl -n linkerd-cni describe pods",
             why="A node whose agent is not ready cannot start meshed pods: they wait there.",
             retriable=True,
+        ),
+        Check(
+            id="meshgraft-cni-nodes",
+            text="cni plugin has an agent on each node",
+            run=_is_everywhere,
+            fix="See which nodes the DaemonSet leaves out: its nodeSelector, affinity and"
+            " tolerations.",
+            why="On a node without an agent, meshed pods are held back by their validator.",
+            warning=True,
+        ),
+        Check(
+            id="meshgraft-cni-used",
+            text="cni plugin is used by the injector",
+            run=_is_used,
+            fix="Install the injector with --linkerd-cni-enabled, or take the plugin away.",
+            why="Pods carry NET_ADMIN although the plugin makes that unnecessary.",
+            warning=True,
         ),
     ),
 )

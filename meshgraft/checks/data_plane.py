@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from injector._version import __version__
 from injector.annotations import INJECT, PREFIX
 from injector.annotations.redirect import CREATED_BY, WEBHOOK
+from injector.authorship import author_of
 from injector.model import Object
 from injector.pods import annotations_of
 from injector.profiles.common import WORKLOAD_NS_LABEL
@@ -110,7 +111,7 @@ def _are_ready(snapshot: Snapshot) -> str | None:
 
 
 def _version(pod: Object) -> str:
-    by = annotations_of(pod).get(CREATED_BY, "")
+    by = author_of(pod)
     return by.removeprefix(WEBHOOK).strip() if by.startswith(WEBHOOK + " ") else ""
 
 

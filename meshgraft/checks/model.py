@@ -58,6 +58,13 @@ class Access:
     namespace: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A pod that asks for a proxy, sent to a namespace as a dry run."""
+
+    namespace: str
+
+
 class Skip(Exception):
     """There is nothing to check, or another check has told of it already."""
 
@@ -75,6 +82,7 @@ class Snapshot:
     objects: Mapping[Ref, Object | ApiServerError | None] = field(default_factory=dict)
     lists: Mapping[Ref, tuple[Object, ...] | ApiServerError] = field(default_factory=dict)
     access: Mapping[Access, bool | ApiServerError] = field(default_factory=dict)
+    trials: Mapping[Trial, Object | ApiServerError] = field(default_factory=dict)
 
     def find(self, ref: Ref) -> Object | None:
         """The object, or None where there is none.
@@ -111,6 +119,14 @@ class Snapshot:
             ApiServerError: it is not known.
         """
         return _answer(self.access[access])
+
+    def tried(self, trial: Trial) -> Object:
+        """What the API server would make of the pod.
+
+        Raises:
+            ApiServerError: it would refuse it, or it is not known.
+        """
+        return _answer(self.trials[trial])
 
 
 def _answer(found: _T | ApiServerError) -> _T:
@@ -159,6 +175,10 @@ def _no_access(_: Options) -> tuple[Access, ...]:
     return ()
 
 
+def _no_trials(_: Options) -> tuple[Trial, ...]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Category:
     """Checks that belong together, when they are asked, and what they have to know."""
@@ -171,6 +191,7 @@ class Category:
     later: Callable[[Snapshot], tuple[Ref, ...]] = _nothing_more
     """Objects whose names are in those above."""
     access: Callable[[Options], tuple[Access, ...]] = _no_access
+    trials: Callable[[Options], tuple[Trial, ...]] = _no_trials
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +202,5 @@ class Result:
     check: Check
     status: Status
     problem: str = ""
+    fix: str = ""
+    """What to do here: the check's, with the flags that are in force."""

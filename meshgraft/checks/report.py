@@ -35,7 +35,7 @@ def _lines(result: Result, paint: Paint) -> list[str]:
     lines = [f"{paint(_MARKS[result.status])} {result.check.text}"]
     if result.status != "success":
         lines += [f"    {line}" for line in shown(result.problem).splitlines()]
-        lines += [f"    {result.check.fix}", f"    see {result.check.hint} for hints"]
+        lines += [f"    {result.fix}", f"    see {result.check.hint} for hints"]
     return lines
 
 
@@ -51,5 +51,5 @@ def _tree(results: Sequence[Result]) -> dict[str, Any]:
 def _leaf(result: Result) -> dict[str, str]:
     leaf = {"id": result.check.id, "description": result.check.text}
     if result.status != "success":
-        leaf |= {"hint": result.check.hint, "error": result.problem, "fix": result.check.fix}
+        leaf |= {"hint": result.check.hint, "error": result.problem, "fix": result.fix}
     return {**leaf, "result": result.status}

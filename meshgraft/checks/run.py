@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kubeapi.client import ApiServerError
+from meshgraft.checks.in_force import as_installed
 from meshgraft.checks.model import Category, Check, Options, Result, Skip, Snapshot
 
 
@@ -33,13 +34,14 @@ def _run(categories: Sequence[Category], snapshot: Snapshot) -> Iterator[Result]
             except ApiServerError as error:
                 # Not to know is no success, whatever is behind it.
                 problem = f"could not be checked: {error}"
-            yield _result(category, check, problem)
+            yield _result(category, check, problem, snapshot)
 
 
-def _result(category: Category, check: Check, problem: str | None) -> Result:
+def _result(category: Category, check: Check, problem: str | None, snapshot: Snapshot) -> Result:
     if problem is None:
         return Result(category.name, check, "success")
-    return Result(category.name, check, "warning" if check.warning else "error", problem)
+    fix = as_installed(check.fix, snapshot)
+    return Result(category.name, check, "warning" if check.warning else "error", problem, fix)
 
 
 def is_success(results: Sequence[Result]) -> bool:

@@ -11,7 +11,7 @@ from injector.model import Object
 from kubeapi import reading
 from kubeapi.client import ApiServer, ApiServerError
 from kubeapi.reading import Kind
-from meshgraft.checks.model import Access, Category, Options, Ref, Snapshot
+from meshgraft.checks.model import Access, Category, Options, Ref, Snapshot, Trial
 
 SECONDS = 30.0
 """For one object, with its repetitions."""
@@ -28,7 +28,7 @@ async def take(api: ApiServer, categories: Sequence[Category], options: Options)
     version = await _within(_version(api))
     if isinstance(version, ApiServerError):
         return Snapshot(options=options, now=now, version=version)
-    objects, lists, access = await asyncio.gather(
+    objects, lists, access, trials = await asyncio.gather(
         _all(_unique(one.objects(options) for one in categories), lambda ref: _object(api, ref)),
         _all(
             _unique(one.lists(options) for one in categories),
@@ -36,6 +36,7 @@ async def take(api: ApiServer, categories: Sequence[Category], options: Options)
             LIST_SECONDS,
         ),
         _all(_unique(one.access(options) for one in categories), lambda one: _may(api, one)),
+        _all(_unique(one.trials(options) for one in categories), lambda one: _try(api, one)),
     )
     first = Snapshot(
         options=options, now=now, version=version, objects=objects, lists=lists, access=access
@@ -50,6 +51,7 @@ async def take(api: ApiServer, categories: Sequence[Category], options: Options)
         objects={**objects, **later},
         lists=lists,
         access=access,
+        trials=trials,
     )
 
 
@@ -108,3 +110,37 @@ async def _may(api: ApiServer, access: Access) -> bool:
     }
     answer = reading.decode(await api.send("POST", _REVIEWS.path(), review))
     return bool((answer.get("status") or {}).get("allowed"))
+
+
+async def _try(api: ApiServer, trial: Trial) -> Object:
+    """Nothing comes into being; all admission is asked as for a pod that is meant."""
+    path = reading.PODS.path(trial.namespace) + "?dryRun=All"
+    return reading.decode(await api.send("POST", path, _PROBE))
+
+
+_PROBE: Object = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {
+        "name": "meshgraft-check",
+        "annotations": {"linkerd.io/inject": "enabled"},
+        "labels": {"linkerd.io/inject": "enabled"},
+    },
+    "spec": {
+        "automountServiceAccountToken": False,
+        "containers": [
+            {
+                "name": "check",
+                "image": "meshgraft/meshgraft",
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                    "runAsNonRoot": True,
+                    "runAsUser": 65532,
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+            }
+        ],
+    },
+}
+"""Asks by annotation and by label, whichever counts; fits into a restricted namespace."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from injector.annotations import INJECT
 from injector.model import Namespace
+from kubeapi import reading
+from meshgraft.audit.judge import who_meshed
 from meshgraft.audit.model import labels_of, webhook_of
-from meshgraft.checks.model import Category, Check, Snapshot
-from meshgraft.checks.parts import WEBHOOK, deployment, pods, webhooks
+from meshgraft.checks.model import Category, Check, Options, Ref, Skip, Snapshot, Trial
+from meshgraft.checks.parts import WEBHOOK, config_map, deployment, pods, webhooks
 from meshgraft.installed import INJECTOR
 
 _REINSTALL = "Install the injector again: meshgraft install | kubectl apply -f -"
@@ -72,10 +75,41 @@ def _policy(snapshot: Snapshot) -> str | None:
     return None
 
 
+def _trial(options: Options) -> Trial:
+    return Trial(options.namespace or "default")
+
+
+def _namespace(options: Options) -> Ref:
+    return Ref(reading.NAMESPACES, _trial(options).namespace)
+
+
+def _works(snapshot: Snapshot) -> str | None:
+    """By asking: a registration and a ready injector say nothing of the way between them."""
+    trial = _trial(snapshot.options)
+    meta = snapshot.need(_namespace(snapshot.options))["metadata"]
+    where = Namespace(trial.namespace, meta.get("annotations") or {}, meta.get("labels") or {})
+    asked = {INJECT: "enabled"}
+    if webhook_of(snapshot.need(WEBHOOK)).excludes(where, asked):
+        raise Skip
+    pod = snapshot.tried(trial)
+    if who_meshed(pod) == "webhook":
+        return None
+    return (
+        f"a pod in namespace {trial.namespace} that asks for a proxy would start without one: the "
+        "API server does not reach the webhook, or the webhook does not answer"
+    )
+
+
 WEBHOOK_CONFIG = Category(
     name="meshgraft-webhook-config",
     applies=lambda options: not options.pre,
-    objects=lambda options: (WEBHOOK, deployment(options)),
+    objects=lambda options: (
+        WEBHOOK,
+        deployment(options),
+        _namespace(options),
+        config_map(options),
+    ),
+    trials=lambda options: (_trial(options),),
     lists=lambda options: (pods(options),),
     checks=(
         Check(
@@ -118,6 +152,16 @@ WEBHOOK_CONFIG = Category(
             why="Fail turns each restart of a single replica into an outage of the cluster; Ignore"
             " leaves gaps, which meshgraft audit finds.",
             warning=True,
+        ),
+        Check(
+            id="meshgraft-webhook-works",
+            text="a pod that asks for a proxy would get one",
+            run=_works,
+            fix="Look at the injector's log, at NetworkPolicies of its namespace, and at whether"
+            " the control plane reaches pods at all.",
+            why="Asked as a dry run, through all of admission. With failurePolicy Ignore nothing"
+            " else tells of a webhook that is not reached: every pod starts without a proxy.",
+            retriable=True,
         ),
     ),
 )

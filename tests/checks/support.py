@@ -13,7 +13,7 @@ from meshgraft.checks.catalog import CATEGORIES
 from meshgraft.checks.model import Options, Ref, Result, Snapshot
 from meshgraft.checks.run import run, selected
 from tests.commands.cluster_support import installation, thing
-from tests.kubeapi.fake_cluster import KINDS, rolled_out
+from tests.kubeapi.fake_cluster import KINDS, meshed, rolled_out
 
 Change = Callable[[list[Object]], None]
 CNI = "linkerd-cni"
@@ -87,6 +87,9 @@ def snapshot(
         "now": datetime.now(UTC),
         "version": {"gitVersion": "v1.36.1"},
         "access": {access: True for each in categories for access in each.access(options)},
+        "trials": {
+            trial: meshed({"metadata": {}}) for each in categories for trial in each.trials(options)
+        },
         "lists": {ref: many(ref) for each in categories for ref in each.lists(options)},
         **more,
     }

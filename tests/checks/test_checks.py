@@ -488,3 +488,45 @@ def test_what_may_not_be_looked_at_is_neither_well_nor_absent(plural: str) -> No
     assert found
     for result in found.values():
         assert result.problem == f"could not be checked: not allowed to get {plural}"
+
+
+def _node(name: str, **labels: str) -> Object:
+    return thing("Node", name, meta={"labels": labels})
+
+
+def _agent(node: str) -> Object:
+    labels = {"k8s-app": "linkerd-cni"}
+    return thing(
+        "Pod", f"agent-{node}", "linkerd-cni", meta={"labels": labels}, spec={"nodeName": node}
+    )
+
+
+def test_nodes_are_counted_against_agents() -> None:
+    nodes = [
+        *(_node(name) for name in ("n1", "n2", "n3")),
+        _node("w", **{"kubernetes.io/os": "windows"}),
+        _node("v", type="virtual-kubelet"),
+    ]
+    objects = [*installation(), *cni(), *nodes, _agent("n1")]
+    found = faults(options=Options(cni=True), objects=objects)
+    assert found["meshgraft-cni-nodes"].problem == "no agent on 2 of 3 nodes: n2, n3"
+    everywhere = [*objects, _agent("n2"), _agent("n3")]
+    assert "meshgraft-cni-nodes" not in faults(options=Options(cni=True), objects=everywhere)
+
+
+def test_a_plugin_that_is_there_and_not_used_is_told() -> None:
+    found = faults(objects=[*installation(), *cni()])
+    assert "NET_ADMIN" in found["meshgraft-cni-used"].problem
+    used = [one for one in installation() if one["kind"] != "ConfigMap"]
+    used.append(config_map(cniEnabled=True))
+    assert "meshgraft-cni-used" not in faults(objects=[*used, *cni()])
+    assert "meshgraft-cni-used" not in faults()
+
+
+def test_a_namespace_that_the_webhook_is_not_asked_about_is_not_tried() -> None:
+    objects = [one for one in installation() if one["metadata"]["name"] != "default"]
+    objects.append(
+        namespace("default", None, **{"config.linkerd.io/admission-webhooks": "disabled"})
+    )
+    assert "meshgraft-webhook-works" not in results(snapshot(objects))
+    assert "meshgraft-webhook-works" in results(snapshot(installation()))

@@ -135,6 +135,7 @@ def installation(replicas: int = 1, policy: str = "Ignore") -> list[Object]:
     crt = base64.b64encode(pair.certificate).decode()
     return [
         namespace("meshgraft"),
+        namespace("default"),
         config_map(),
         deployment("meshgraft-injector", "meshgraft", replicas),
         webhook_configuration(authority.pem, policy),

@@ -18,6 +18,7 @@ from meshgraft.commands.check import _paint, check
 from tests.audit.support import ENABLED, injected, pod
 from tests.commands.cluster_support import (
     Ended,
+    config_map,
     installation,
     meshgraft,
     namespace,
@@ -227,3 +228,32 @@ def test_the_secret_of_other_things_is_not_read(tmp_path: Path) -> None:
     _, cluster = run(tmp_path, objects=[*installation(), other])
     secrets = {asked.path for asked in cluster.asked if "/secrets" in asked.path}
     assert secrets == {"/api/v1/namespaces/meshgraft/secrets/meshgraft-injector-tls"}
+
+
+def test_a_webhook_that_is_not_reached_is_found_by_asking(tmp_path: Path) -> None:
+    ended, cluster = run(tmp_path, "--wait=0s", meshes=False)
+    assert ended.code == 1
+    assert "× a pod that asks for a proxy would get one" in ended.stdout
+    assert "would start without one" in ended.stdout
+    (asked,) = [one for one in cluster.asked if one.path == "/api/v1/namespaces/default/pods"]
+    assert (asked.method, asked.query) == ("POST", {"dryRun": "All"})
+    refused, _ = run(tmp_path, "--wait=0s", denied={"create pods"})
+    assert refused.code == 1
+    assert "could not be checked" in refused.stdout
+    assert 'cannot create resource "pods"' in refused.stdout
+
+
+def test_hints_install_what_is_installed(tmp_path: Path) -> None:
+    objects = installation(replicas=3, policy="Fail")
+    configuration = next(one for one in objects if one["kind"] == "MutatingWebhookConfiguration")
+    configuration["webhooks"][0]["clientConfig"]["service"]["name"] = "another"
+    settings = next(one for one in objects if one["kind"] == "ConfigMap")
+    objects[objects.index(settings)] = config_map("linkerd", cniEnabled=True)
+    ended, _ = run(tmp_path, objects=objects)
+    wanted = "meshgraft install --ha --linkerd-cni-enabled --profile linkerd | kubectl apply -f -"
+    assert wanted in ended.stdout
+    deployment = next(one for one in objects if one["kind"] == "Deployment")
+    deployment["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "Helm"}
+    by_helm, _ = run(tmp_path, objects=objects)
+    assert "helm -n meshgraft upgrade RELEASE CHART --reuse-values" in by_helm.stdout
+    assert "kubectl apply -f -" not in by_helm.stdout.split("webhook calls")[1].split("√")[0]

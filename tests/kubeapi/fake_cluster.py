@@ -42,6 +42,8 @@ class FakeCluster(FakeApiServer):
     rolls_out: bool = True
     """Whether a patched workload is rolled out at once."""
     git_version: str = "v1.36.0"
+    meshes: bool = True
+    """Whether a pod that is created as a dry run comes back with a proxy."""
 
     def add(self, *objects: Object) -> None:
         """Put objects where their kind, namespace and name say."""
@@ -63,12 +65,17 @@ class FakeCluster(FakeApiServer):
             await _send(writer, 200, json.dumps({"gitVersion": self.git_version}).encode())
         elif plural == "selfsubjectaccessreviews":
             await self._review(asked, writer)
+        elif asked.method == "POST" and plural == "pods" and asked.query.get("dryRun") == "All":
+            await _send(writer, 201, json.dumps(self._admitted(json.loads(asked.body))).encode())
         elif asked.method == "PATCH" and "merge-patch" in asked.headers["content-type"]:
             await self._merge(asked, writer)
         elif asked.method == "GET" and is_list and not asked.is_watch:
             await _send(writer, 200, json.dumps(self._listing(asked, plural)).encode())
         else:
             await super()._answer(asked, writer)
+
+    def _admitted(self, pod: Object) -> Object:
+        return meshed(pod) if self.meshes else pod
 
     async def _review(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
         review = json.loads(asked.body)
@@ -106,6 +113,14 @@ class FakeCluster(FakeApiServer):
         # The items of a typed list come without their type.
         items = [{k: v for k, v in obj.items() if k not in ("kind", "apiVersion")} for obj in found]
         return {"metadata": {"resourceVersion": "1", **more}, "items": items[begin:end]}
+
+
+def meshed(pod: Object) -> Object:
+    """The pod with the marks of a webhook whose proxy is the node's."""
+    meta = pod["metadata"]
+    marks = {"linkerd.io/created-by": "meshgraft/injector test", "meshgraft.io/profile": "node"}
+    annotations = {**(meta.get("annotations") or {}), **marks}
+    return {**pod, "metadata": {**meta, "annotations": annotations}}
 
 
 def rolled_out(obj: Object) -> Object:

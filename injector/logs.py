@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import msgspec
 import structlog
@@ -22,6 +22,8 @@ from structlog.processors import (
 )
 from structlog.stdlib import ProcessorFormatter, add_logger_name
 from structlog.typing import EventDict, Processor
+
+from injector.lossy_stream import LossyStream
 
 LogFormat = Literal["json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -38,8 +40,11 @@ _CHATTY = ("httpx2", "httpcore2", "watchfiles")
 def configure(
     log_format: LogFormat = "json", level: LogLevel = "info", stream: TextIO | None = None
 ) -> None:
-    """Set up logging for the whole process; ``stream`` is stderr unless given."""
-    out = stream or sys.stderr
+    """Set up logging for the whole process; ``stream`` is stderr unless given.
+
+    Nobody waits for stderr, unless it is a terminal (see `LossyStream`).
+    """
+    out = stream or _stderr()
     shared: list[Processor] = [add_log_level, TimeStamper(fmt="iso", utc=True, key="ts")]
     renderers = _renderers(log_format, out)
     structlog.configure(
@@ -58,6 +63,14 @@ def configure(
     for name in _CHATTY:
         # One line for each request is what they call information.
         logging.getLogger(name).setLevel(logging.WARNING if level != "debug" else logging.DEBUG)
+
+
+def _stderr() -> TextIO:
+    try:
+        descriptor = sys.stderr.fileno()
+    except (OSError, ValueError):  # replaced by something that is no file
+        return sys.stderr
+    return sys.stderr if sys.stderr.isatty() else cast(TextIO, LossyStream(descriptor))
 
 
 def _renderers(log_format: LogFormat, out: TextIO) -> list[Processor]:

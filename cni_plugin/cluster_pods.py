@@ -143,7 +143,8 @@ class ClusterPods:
         self._metrics = metrics
         self._pods = Reflector(api.api, _pods_of(node), metrics) if node else None
         self._namespaces: LRUCache[str, tuple[float, Mapping[str, str]]] = LRUCache(NAMESPACES)
-        """When they were asked for, and their annotations; for the loop's thread only."""
+        """When they were asked for, and their annotations; read and written under the lock."""
+        self._lock = threading.Lock()
         self._service_ports: tuple[float, tuple[int, ...]] | None = None
         """When they were asked for, and the API server's ports; for the loop's thread only."""
         self._turns = threading.BoundedSemaphore(LOOKUPS)
@@ -168,6 +169,9 @@ class ClusterPods:
         if known is not None and not _wants_namespace(known):
             self._metrics.looked_up("memory")
             return known
+        if known is not None and (handed := self._fresh(namespace)) is not None:
+            self._metrics.looked_up("memory")
+            return inherit(known, handed)
         if not self._turns.acquire(timeout=TURN_SECONDS):
             self._metrics.looked_up("failed")
             raise PodSourceError(
@@ -189,6 +193,11 @@ class ClusterPods:
         """This node's pods by the watch; none without one."""
         return self._pods.known() if self._pods is not None else ()
 
+    def problem(self) -> str | None:
+        """Why this node's pods are not known; None from the first complete list on, for good, and
+        where nothing is watched."""
+        return self._pods.problem() if self._pods is not None else None
+
     def api_server_ports(self) -> tuple[int, ...]:
         """``port`` and ``targetPort`` of the Service default/kubernetes, as Linkerd's plugin takes
         them: whether a connection is seen before or after the Service's NAT is up to the node.
@@ -205,6 +214,12 @@ class ClusterPods:
     def _remembered(self, namespace: str, name: str, uid: str) -> Pod | None:
         pod = self._pods.get((namespace, name)) if self._pods is not None and uid else None
         return pod if pod is not None and pod.has_uid(uid) else None
+
+    def _fresh(self, namespace: str) -> Mapping[str, str] | None:
+        """The namespace's annotations, where they were asked for not long ago."""
+        with self._lock:
+            at, annotations = self._namespaces.get(namespace, (None, {}))
+        return annotations if at is not None and time.monotonic() - at < NAMESPACE_SECONDS else None
 
     # What follows is for the loop's thread.
 
@@ -229,9 +244,10 @@ class ClusterPods:
 
     async def _namespace(self, name: str) -> Mapping[str, str]:
         """The namespace's annotations; what was known goes on while the API server is away."""
-        at, annotations = self._namespaces.get(name, (None, {}))
-        if at is not None and time.monotonic() - at < NAMESPACE_SECONDS:
-            return annotations
+        if (fresh := self._fresh(name)) is not None:
+            return fresh
+        with self._lock:
+            at, annotations = self._namespaces.get(name, (None, {}))
         try:
             annotations = await self._fetch_namespace(name)
         except ApiServerError as error:
@@ -239,7 +255,8 @@ class ClusterPods:
                 raise
             _log.warning("namespace as it was", namespace=name, error=str(error))
             return annotations
-        self._namespaces[name] = time.monotonic(), annotations
+        with self._lock:
+            self._namespaces[name] = time.monotonic(), annotations
         return annotations
 
     async def _fetch_namespace(self, name: str) -> Mapping[str, str]:

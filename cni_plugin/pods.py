@@ -188,6 +188,9 @@ class NodePods(PodSource, Protocol):
     def known(self) -> Sequence[Pod]:
         """This node's pods, as far as they are known without asking anybody."""
 
+    def problem(self) -> str | None:
+        """Why they are not known, where they should be."""
+
 
 class KnownPods:
     """A `PodSource` of pods that are known from the start; without any, it knows none."""
@@ -209,6 +212,10 @@ class KnownPods:
     def known(self) -> Sequence[Pod]:
         """All of them."""
         return tuple(self._pods.values())
+
+    def problem(self) -> str | None:
+        """Never any."""
+        return None
 
     def api_server_ports(self) -> Sequence[int]:
         """Nobody is there to ask."""

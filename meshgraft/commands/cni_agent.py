@@ -178,7 +178,7 @@ def _run(flags: _Flags) -> None:
         beside = repair_parts(
             flags.repair, backend, expected, pods, flags.entry, api, metrics.registry
         )
-        node = _NodeAgent(flags, api, agent, metrics, beside)
+        node = _NodeAgent(flags, api, agent, metrics, pods, beside)
         port = None
         if flags.metrics_listen is not None:
             server = _metrics_server(flags.metrics_listen, metrics, node)
@@ -216,9 +216,11 @@ class _NodeAgent:
         api: ApiThread | None,
         agent: Agent,
         metrics: Metrics,
+        pods: NodePods,
         beside: Sequence[Part],
     ) -> None:
         self._agent = agent
+        self._pods = pods
         self._api = api
         self._installer: Installer | None = None
         self._daemonset: OwnDaemonSet | None = None
@@ -248,7 +250,8 @@ class _NodeAgent:
     def not_ready(self) -> list[str]:
         """Why pods of this node cannot count on the agent, for /readyz."""
         missing = self._installer.missing() if self._installer else []
-        return [*self._agent.problems(), *missing]
+        unknown = self._pods.problem()
+        return [*self._agent.problems(), *missing, *([unknown] if unknown else [])]
 
     def failures(self) -> list[str]:
         """What only a new start mends, for /livez."""

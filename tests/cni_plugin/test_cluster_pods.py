@@ -245,6 +245,9 @@ def test_a_watch_that_is_not_allowed_leaves_the_get(run: Run) -> None:
         setup.server.put_pod("shop/web-0", "app", uid="u1")
         await until(lambda: setup.sample("pods_watch_failures_total", cause="denied"))
         assert await setup.get()
+        problem = setup.pods.problem()
+        assert problem
+        assert "not known yet" in problem
 
     with capture_logs() as logs:
         run(test)
@@ -337,7 +340,7 @@ def test_a_namespace_hands_down_what_the_pod_lacks(
 
 @pytest.mark.parametrize("node", ["n1", None], ids=["from memory", "by a GET"])
 def test_a_pod_of_linkerds_injector_has_its_namespaces_annotations(
-    run: Run, node: str | None
+    run: Run, node: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test(setup: Setup) -> None:
         setup.server.put("shop", **{SKIP_INBOUND: "80", SKIP_OUTBOUND: "3306"})
@@ -349,6 +352,10 @@ def test_a_pod_of_linkerds_injector_has_its_namespaces_annotations(
             assert found is not None
             assert found.annotations == {SKIP_INBOUND: "90", SKIP_OUTBOUND: "3306"}
         assert setup.asked_for(NAMESPACE) == 1
+        assert setup.pods.problem() is None
+        if node:
+            monkeypatch.setattr(ApiThread, "ask", None)  # The thread is not even asked.
+            assert await setup.get() == found
 
     run(test, node=node)
 

@@ -25,8 +25,10 @@ import structlog
 
 from cni_plugin.backends import Backend
 from cni_plugin.backlog import backlog
+from cni_plugin.expected import Expected
 from cni_plugin.handler import NETNS_ERROR, Answer, handle, internal_error
 from cni_plugin.metrics import Metrics
+from cni_plugin.netconf import parse_cni_args
 from cni_plugin.pods import PodSource
 from cni_plugin.protocol import ProtocolError, Request
 from cni_plugin.wire import Wire
@@ -76,9 +78,16 @@ class Agent:
     """Serves until it is stopped; `start` and `stop` are for one thread, once each."""
 
     def __init__(
-        self, settings: AgentSettings, backend: Backend, pods: PodSource, metrics: Metrics
+        self,
+        settings: AgentSettings,
+        backend: Backend,
+        pods: PodSource,
+        metrics: Metrics,
+        expected: Expected | None = None,
     ) -> None:
+        """``expected`` is told whose network namespace each ADD names."""
         self._settings = settings
+        self._expected = expected
         self._backend = backend
         self._pods = pods
         self._metrics = metrics
@@ -287,11 +296,19 @@ class Agent:
             if netns_fd is not None and _is_own_netns(netns_fd):
                 env = {**request.env, NETNS_ERROR: "it is the agent's own network namespace"}
                 return handle(replace(request, env=env), None, self._backend, self._pods)
-            return handle(request, netns_fd, self._backend, self._pods)
+            answer = handle(request, netns_fd, self._backend, self._pods)
+            if netns_fd is not None and answer.command == "ADD" and answer.result != "failed":
+                self._remember(request, netns_fd)
+            return answer
         except Exception:  # noqa: BLE001 - a bug met by one pod must not stop the others
             answer = internal_error(request)
             _tell(_log.exception, "unexpected error", command=answer.command, pod=answer.pod)
             return answer
+
+    def _remember(self, request: Request, netns_fd: int) -> None:
+        uid = parse_cni_args(request.env.get("CNI_ARGS", "")).uid
+        if self._expected is not None and uid:
+            self._expected.live_in(uid, netns_fd)
 
     def _report(self, answer: Answer, seconds: float) -> None:
         self._metrics.answered(answer, self._backend.name, seconds)

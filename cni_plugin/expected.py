@@ -1,4 +1,5 @@
-"""Remembers which rules belong to which network namespace, from ADDs and from repairs.
+"""Remembers which rules belong to which network namespace, from ADDs and from repairs, and which
+pod an ADD was for.
 
 Keyed by the namespace itself and its age, as the kernel uses inode numbers again. Bounded.
 """
@@ -32,6 +33,8 @@ class Expected:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._redirects: LRUCache[Key, Redirect] = LRUCache(KEPT)
+        self._homes: LRUCache[str, Key] = LRUCache(KEPT)
+        self._uids: LRUCache[Key, str] = LRUCache(KEPT)
 
     def put(self, netns_fd: int, redirect: Redirect) -> None:
         """The namespace's rules shall be these; more than are ever set are not kept."""
@@ -44,6 +47,25 @@ class Expected:
         """What its rules shall be, if that is known."""
         with self._lock:
             found: Redirect | None = self._redirects.get(key)
+            return found
+
+    def live_in(self, uid: str, netns_fd: int) -> None:
+        """An ADD for the pod with this uid named this namespace: the runtime knows whose it is."""
+        key = key_of(netns_fd)
+        with self._lock:
+            self._homes[uid] = key
+            self._uids[key] = uid
+
+    def home_of(self, uid: str) -> Key | None:
+        """The namespace of the pod, if an ADD named it."""
+        with self._lock:
+            found: Key | None = self._homes.get(uid)
+            return found
+
+    def inhabitant_of(self, key: Key) -> str | None:
+        """The uid of the pod whose namespace this is, if an ADD said so."""
+        with self._lock:
+            found: str | None = self._uids.get(key)
             return found
 
 

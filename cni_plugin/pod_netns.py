@@ -1,7 +1,9 @@
-"""Finds a pod's network namespace by its addresses among those mounted under /run/netns.
+"""Finds a pod's network namespace among those mounted under /run/netns: by what an ADD said of the
+pod's uid, and else by its addresses.
 
-What it hands out is proven on the spot: it has all of the pod's addresses, no other namespace has
-any of them, it is neither the node's nor our own, and the pod's status is newer than it. The open
+What it hands out is proven on the spot: it has all of the pod's addresses, it is neither the node's
+nor our own; and where no ADD is remembered, no other namespace has any of them (a pod may give
+itself its neighbours' addresses), and the pod's status is newer than it. The open
 descriptor then keeps it the same one, whatever happens to its name.
 """
 
@@ -37,6 +39,8 @@ _STALE = (
 )
 
 Read = Callable[[int], frozenset[IPAddress]]
+Identity = tuple[int, int, int]
+"""Device, inode and time of change of a namespace."""
 
 
 class NetnsNotFoundError(Exception):
@@ -60,6 +64,11 @@ class _Key:
     inode: int
     changed: int
 
+    @property
+    def identity(self) -> Identity:
+        """The namespace, whatever its path is."""
+        return self.device, self.inode, self.changed
+
 
 @dataclass(slots=True)
 class _Seen:
@@ -75,8 +84,11 @@ class PodNetns:
         folder: Path = RUN_NETNS,
         read: Read = addresses,
         clock: Callable[[], float] = time.monotonic,
+        home_of: Callable[[str], Identity | None] = lambda _: None,
     ) -> None:
-        """``read`` tells the addresses of an open namespace."""
+        """``read`` tells the addresses of an open namespace, ``home_of`` which one an ADD named for
+        the pod with a uid."""
+        self._home_of = home_of
         self._folder = folder
         self._read = read
         self._clock = clock
@@ -96,18 +108,32 @@ class PodNetns:
             NetnsNotFoundError: there is none that is certainly the pod's.
         """
         wanted = pod_addresses(pod)
-        key = self._found(wanted, fresh=fresh)
+        home = self._home(pod)
+        key = home or self._found(wanted, fresh=fresh)
         try:
             fd = open_netns(str(key.path))
         except NetnsError as error:
             raise NetnsNotFoundError(str(error)) from error
         try:
             self._prove(fd, key, pod, wanted)
-            if fresh and not is_about(pod, os.fstat(fd).st_ctime):
+            if fresh and not home and not is_about(pod, os.fstat(fd).st_ctime, time.time()):
                 raise NetnsNotFoundError(_STALE.format(path=key.path))
             yield fd
         finally:
             os.close(fd)
+
+    def knows(self, pod: Pod) -> bool:
+        """Whether an ADD said which namespace is the pod's."""
+        return self._home(pod) is not None
+
+    def _home(self, pod: Pod) -> _Key | None:
+        """The namespace that an ADD named for the pod, if it is still there."""
+        identity_ = self._home_of(pod.metadata.uid) if pod.metadata.uid else None
+        if identity_ is None:
+            return None
+        if not any(key.identity == identity_ for key in self._seen):
+            self._look(_FRESH_SECONDS)
+        return next((key for key in self._seen if key.identity == identity_), None)
 
     def _found(self, wanted: frozenset[IPAddress], *, fresh: bool) -> _Key:
         """The only namespace with any of the addresses; by memory, where that is enough."""

@@ -17,6 +17,8 @@ from cni_plugin.pods import ContainerStatus, Pod, Time
 
 VALIDATORS = ("linkerd-network-validator", "meshgraft-network-validator")
 _FINISHED = ("Succeeded", "Failed")
+_AHEAD_SECONDS = 5.0
+"""A clock may be set back by a little while the node runs."""
 _NETWORK_IS_UP = "PodReadyToStartContainers"
 """The kubelet's condition since Kubernetes 1.29, with the time since when the sandbox is there."""
 
@@ -70,18 +72,20 @@ def _parsed(texts: Iterable[str]) -> frozenset[IPAddress]:
     return frozenset(found)
 
 
-def is_about(pod: Pod, created: float) -> bool:
-    """Whether the pod's status was written after a namespace was made (Unix time).
+def is_about(pod: Pod, created: float, now: float) -> bool:
+    """Whether the pod's status was written between when a namespace was made and now (Unix time).
 
     After the node's restart, or when a pod's sandbox was made anew, a status goes on naming
     addresses that another pod may have been given. Only one that tells of something that began
     after the namespace (a container, the sandbox) speaks of this one. The end of a container says
     nothing: it ends because its sandbox does. The kubelet gives each of these its time, and null
     for a container that it lost, as after a restart; one without, in a list that somebody wrote,
-    is believed.
+    is believed. What is to happen only later is from before the node's restart, by a clock that
+    was ahead then, and is not believed.
     """
+    # The API's times are whole seconds.
     return any(
-        time is UNSET or _seconds(time) >= math.floor(created)  # the API's times are whole seconds
+        time is UNSET or math.floor(created) <= _seconds(time) <= now + _AHEAD_SECONDS
         for time in _times(pod)
     )
 

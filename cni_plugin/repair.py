@@ -181,11 +181,12 @@ class Repair:
         Raises:
             _CannotRepairError, NetnsNotFoundError, DataplaneError: why it could not be done.
         """
-        self._refuse_shared_address(pod)
+        tools = self._tools
+        if not tools.netns.knows(pod):
+            self._refuse_shared_address(pod)
         wanted = self._wanted(pod)
         if wanted is None:
             return None
-        tools = self._tools
         with tools.netns.opened(pod) as fd:
             if tools.backend.difference(fd, wanted.redirect) is None:
                 tools.expected.put(fd, wanted.redirect)
@@ -195,8 +196,18 @@ class Repair:
 
     def _set(self, pod: Pod, fd: int, wanted: Redirected) -> RepairResult | None:
         tools, redirect = self._tools, wanted.redirect
+        inhabitant = tools.expected.inhabitant_of(key_of(fd))
+        if inhabitant is not None and inhabitant != _id(pod):
+            raise _CannotRepairError(
+                "ambiguous", "the network namespace with the pod's address is another pod's"
+            )
         before = tools.expected.get(key_of(fd))
-        if before is not None and before != redirect and not is_linkerds(pod):
+        if (
+            inhabitant is None
+            and before is not None
+            and before != redirect
+            and not is_linkerds(pod)
+        ):
             raise _CannotRepairError(
                 "ambiguous",
                 "the network namespace with the pod's address was given other rules before, so it "

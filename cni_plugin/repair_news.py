@@ -20,6 +20,8 @@ PATIENCE_SECONDS = 10.0
 """What cannot be repaired for this long is told to the cluster."""
 EVICT_SECONDS = 60.0
 """A pod that could not be repaired for this long is evicted, where that is asked for."""
+_IN_DOUBT: frozenset[RepairResult] = frozenset(("ambiguous", "not-found", "unknown"))
+"""What leaves it open whether the pod's rules are right."""
 _REPORTS = 5
 """Requests to the API server in one round, between which no pod is repaired."""
 
@@ -83,21 +85,32 @@ class News:
 
     def _outlook(self, case: Case) -> str:
         if not is_held_back(case.pod):
+            if case.result in _IN_DOUBT:
+                return (
+                    "Whether it is meshed is not known, and nothing was done to it; if in doubt, "
+                    "deleting it starts it again, meshed"
+                )
             return "It runs unmeshed; deleting it starts it again, meshed"
-        if self._evicts and has_controller(case.pod):
+        if self._is_evictable(case):
             return "It is tried again, and the pod evicted if that does not help"
         return "It is tried again; deleting the pod starts it again"
 
     def _is_to_be_evicted(self, case: Case) -> bool:
         """A pod that never started, and that something makes anew. What runs unmeshed is told
         about only: it serves, and who owns it chooses the moment. Nor would another pod help where
-        the API server does not tell what the rules should be."""
+        the API server does not tell what the rules should be; and a doubt, which a neighbour can
+        raise by giving itself the pod's address, is never a reason."""
         return (
-            self._evicts
+            self._is_evictable(case)
             and not case.is_over
-            and case.result != "unknown"
             and self._clock() >= case.evict_due
             and is_held_back(case.pod)
+        )
+
+    def _is_evictable(self, case: Case) -> bool:
+        return (
+            self._evicts
+            and case.result not in ("unknown", "ambiguous")
             and has_controller(case.pod)
         )
 

@@ -64,7 +64,7 @@ def repair_parts(
         tools = Tools(
             pods=pods,
             backend=backend,
-            netns=PodNetns(flags.netns_dir),
+            netns=PodNetns(flags.netns_dir, home_of=expected.home_of),
             netconf=_netconf(entry),
             expected=expected,
             reporter=ClusterReporter(api, metrics, instance) if api else LoggedReporter(),

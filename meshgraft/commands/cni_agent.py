@@ -174,7 +174,7 @@ def _run(flags: _Flags) -> None:
             stack.callback(api.stop)
         expected = Expected()
         backend = RememberingBackend(choose(flags.iptables_mode), expected)
-        agent = Agent(AgentSettings(flags.socket), backend, pods, metrics)
+        agent = Agent(AgentSettings(flags.socket), backend, pods, metrics, expected)
         beside = repair_parts(
             flags.repair, backend, expected, pods, flags.entry, api, metrics.registry
         )

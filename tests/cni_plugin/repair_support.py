@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +18,11 @@ from meshgraft.lab.netns import Netns
 
 REDIRECT = Redirect(inbound_port=4143, outbound_port=4140, proxy_uid=2102, ipv6=True)
 VALIDATOR = "meshgraft-network-validator"
-RUNNING = {"running": {"startedAt": "2999-01-01T00:00:00Z"}}
-FAILED = {"terminated": {"exitCode": 95, "startedAt": "2999-01-01T00:00:00Z"}}
-PASSED = {"terminated": {"exitCode": 0, "startedAt": "2999-01-01T00:00:00Z"}}
+SOON = "soon"
+"""Stands for a moment after every namespace that is made meanwhile; see `_soon`."""
+RUNNING = {"running": {"startedAt": SOON}}
+FAILED = {"terminated": {"exitCode": 95, "startedAt": SOON}}
+PASSED = {"terminated": {"exitCode": 0, "startedAt": SOON}}
 CONTROLLED = [{"controller": True}]
 
 
@@ -39,7 +43,7 @@ def pod_object(
 ) -> dict[str, Any]:
     """A pod that our injector meshed, whose validator is in this state."""
     marks = {ANNOTATION: REDIRECT.to_annotation()} if annotations is None else annotations
-    return {
+    made: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
@@ -65,6 +69,13 @@ def pod_object(
             **(status or {}),
         },
     }
+    found: dict[str, Any] = json.loads(json.dumps(made).replace(f'"{SOON}"', f'"{_soon()}"'))
+    return found
+
+
+def _soon() -> str:
+    """The pod may be made before its namespace."""
+    return at(time.time() + 3)
 
 
 def pod(*ips: str, **given: Any) -> Pod:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -71,6 +72,7 @@ def test_only_a_controller_makes_a_pod_anew(owners: Any, controlled: bool) -> No
 
 
 NETNS = 1_800_000_000.7
+NOW = NETNS + 86_400
 BEFORE, THEN, AFTER = at(NETNS - 1), at(NETNS), at(NETNS + 5)
 
 
@@ -141,4 +143,13 @@ def _ended(started: str | None, finished: str | None) -> dict[str, Any]:
 def test_a_status_from_before_a_namespace_was_made_is_not_about_it(
     given: dict[str, Any], about: bool
 ) -> None:
-    assert is_about(pod("10.0.0.5", **given), NETNS) is about
+    assert is_about(pod("10.0.0.5", **given), NETNS, NOW) is about
+
+
+def test_a_status_from_the_future_is_not_believed() -> None:
+    """The node's clock was ahead before it was started again."""
+    running = {"containerStatuses": [{"name": "app", "state": {"running": {"startedAt": AFTER}}}]}
+    told = pod("10.0.0.5", state=WAITING, status=running)
+    after = datetime.fromisoformat(AFTER).timestamp()
+    assert is_about(told, NETNS, after)
+    assert not is_about(told, NETNS, after - 60)

@@ -104,7 +104,7 @@ class Setup:
         given: dict[str, Any] = {
             "pods": self.pods,
             "backend": backend,
-            "netns": PodNetns(folder.path, clock=self.clock),
+            "netns": PodNetns(folder.path, clock=self.clock, home_of=self.expected.home_of),
             "netconf": NetConf(cni_version="1.0.0"),
             "expected": self.expected,
             "reporter": self.news,
@@ -440,6 +440,38 @@ def test_no_pod_is_evicted_because_the_api_server_does_not_tell(make: Make) -> N
         setup.look(web, later=EVICT_SECONDS)
     assert setup.news.evicted == []
     assert len(setup.news.events) == 1
+
+
+def test_a_neighbours_addresses_do_not_keep_a_pod_from_its_rules(setup: Setup) -> None:
+    """Its ADD said which namespace is its own, whoever has its address by now."""
+    netns, thief = setup.folder.network(f"{IP}/24"), setup.folder.network(f"{IP}/24")
+    web = pod(IP, uid="web")
+    setup.expected.live_in("web", netns.fd)
+    setup.look(web, pod(IP, name="thief", uid="thief", annotations={}))
+    assert setup.has_rules(netns)
+    assert not setup.has_rules(thief)
+    assert setup.count("pods_awaiting_repair") == 0
+
+
+def test_a_namespace_that_an_add_named_for_another_pod_is_not_touched(setup: Setup) -> None:
+    netns = setup.folder.network(f"{IP}/24")
+    setup.expected.live_in("another", netns.fd)
+    setup.look(pod(IP, uid="web"))
+    assert "is another pod's" in untouched(setup, netns, "ambiguous")
+
+
+def test_no_pod_is_evicted_on_doubt_nor_called_unmeshed(make: Make) -> None:
+    setup = make(evict=True)
+    setup.folder.network(f"{IP}/24")
+    setup.folder.network(f"{IP}/24")
+    waits = pod(IP, ownerReferences=CONTROLLED)
+    runs = pod("10.79.0.99", name="runs", ownerReferences=CONTROLLED, state=PASSED)
+    for _ in range(5):
+        setup.look(waits, runs, later=EVICT_SECONDS)
+    assert setup.news.evicted == []
+    notes = dict(setup.news.events)
+    assert "Whether it is meshed is not known" in notes["runs"]
+    assert "the pod evicted" not in notes["web-0"]
 
 
 def test_an_eviction_does_not_wait_for_an_event_that_cannot_be_sent(make: Make) -> None:

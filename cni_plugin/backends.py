@@ -59,15 +59,16 @@ def mode_of(linkerd_mode: str) -> Mode:
     )
 
 
-def choose(mode: Mode) -> Backend:
-    """The backend for ``mode``; ``auto`` takes nftables where the kernel has it.
+def choose(mode: Mode, *, once: bool = False) -> Backend:
+    """The backend for ``mode``; ``auto`` takes nftables where the kernel has it. ``once`` is for a
+    process that sets one pod's rules and ends.
 
     Raises:
         UnavailableError: the kernel or the installation lacks what the chosen mode needs.
         DataplaneError: the kernel does not tell now.
     """
     if mode == "legacy":
-        return _legacy()
+        return _legacy(once=once)
     from cni_plugin import nft
 
     reason = nft.unavailable()
@@ -75,14 +76,17 @@ def choose(mode: Mode) -> Backend:
         return SocketMatch(nft.NftBackend())
     if mode == "nft":
         raise UnavailableError(f"nftables cannot be used here: {reason}")
-    return _legacy(instead_of=reason)
+    return _legacy(instead_of=reason, once=once)
 
 
-def _legacy(instead_of: str = "") -> Backend:
+def _legacy(instead_of: str = "", *, once: bool) -> Backend:
     """The legacy backend; ``instead_of`` says why nftables was passed over."""
-    from cni_plugin import legacy
+    if once:
+        from cni_plugin.legacy_here import LegacyHere as Legacy
+    else:
+        from cni_plugin.legacy import LegacyBackend as Legacy  # type: ignore[assignment]
 
-    backend = legacy.LegacyBackend()
+    backend = Legacy()
     reason = backend.unavailable()
     if reason is None:
         return SocketMatch(backend)

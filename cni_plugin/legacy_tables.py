@@ -16,14 +16,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import iptc
-from iptc.ip4tc import IPTCError
-
 from cni_plugin.errors import LegacyError
+from cni_plugin.iptc_loader import quickly
 from cni_plugin.legacy_encode import ABSENT, NatState, canonical, wanted
 from cni_plugin.netns import entered, is_of_another_user_namespace
 from cni_plugin.rules import CHAINS, JUMPS, Family, rules_of
 from injector.annotations.redirect import Redirect
+
+with quickly():
+    import iptc
+    from iptc.ip4tc import IPTCError
 
 T = TypeVar("T")
 _FAMILIES: tuple[Family, ...] = ("ipv4", "ipv6")

@@ -89,16 +89,17 @@ def serve(sock: socket.socket) -> None:
         except EOFError:
             return
         try:
-            answer = _answer(request, fd)
+            found = answer(request, fd)
         except DataplaneError as error:
-            answer = Answer(error=str(error), kind=type(error).__name__)
+            found = Answer(error=str(error), kind=type(error).__name__)
         finally:
             if fd is not None:
                 os.close(fd)
-        send(sock, answer)
+        send(sock, found)
 
 
-def _answer(request: Request, fd: int | None) -> Answer:
+def answer(request: Request, fd: int | None) -> Answer:
+    """Do what is asked; raises DataplaneError for what the kernel refuses."""
     try:
         from cni_plugin import legacy_tables
     except Exception as error:  # noqa: BLE001  python-iptables raises whatever comes first

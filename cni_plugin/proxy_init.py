@@ -30,7 +30,9 @@ _FIREWALL_BIN_PATHS: dict[str, Mode] = {
     "iptables-legacy": "legacy",
 }
 _LEVELS = {"trace": 0, "debug": 1, "info": 2, "warn": 3, "warning": 3, "error": 4}
-"""Lower is chattier; fatal and panic, which Linkerd knows too, let nothing of ours through."""
+"""Lower is chattier."""
+_MUTE = ("fatal", "panic")
+"""Linkerd knows these too; they let nothing of ours through."""
 
 
 class BadFlagError(ValueError):
@@ -87,6 +89,8 @@ def run(flags: Flags) -> None:
         BadFlagError: a flag's value cannot be used; nothing was changed.
         DataplaneError: the rules could not be set.
     """
+    if flags.log_level not in (*_LEVELS, *_MUTE):
+        raise BadFlagError(f'not a valid logrus Level: "{flags.log_level}"')
     log = Log(flags.log_format, flags.log_level)
     redirect, complaints = redirect_from_flags(flags)
     mode = mode_from_flags(flags.iptables_mode, flags.firewall_bin_path)
@@ -102,7 +106,7 @@ def run(flags: Flags) -> None:
         stack.callback(os.close, netns_fd)
         if flags.timeout_close_wait_secs:
             set_close_wait_timeout(netns_fd, flags.timeout_close_wait_secs)
-        backend = choose(mode)
+        backend = choose(mode, once=True)
         changed = backend.apply(netns_fd, redirect)
     log("info", f"{backend.name}: rules {'set' if changed else 'were there already'}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,8 +11,6 @@ from injector.annotations.redirect import Redirect
 
 if TYPE_CHECKING:
     from cni_plugin.backends import Backend
-
-_LOG = logging.getLogger(__name__)
 
 
 class SocketMatch:
@@ -48,7 +45,9 @@ class SocketMatch:
                 raise error from None
             if not self._has_said_so:
                 self._has_said_so = True
-                _LOG.warning(
+                import logging  # An init container never needs it, and waits for each import.
+
+                logging.getLogger(__name__).warning(
                     "this kernel takes no socket match (nft_socket, xt_socket): behind a proxy, a "
                     "TCP probe of a port on which nothing listens succeeds here: %s",
                     error,

@@ -104,11 +104,14 @@ def _located(document: Any, problem: str) -> str:
     return f"{report.resource}: {problem}" if report.kind and report.name else problem
 
 
-def _transform_list(document: Object, items: list[tuple[str, Object]], rule: Rule) -> Result:
+def _transform_list(document: Object, items: list[tuple[str, Object | None]], rule: Rule) -> Result:
     reports: list[Report] = []
     problems: list[Problem] = []
     after: list[Any] = []
     for (place, item), original in zip(items, document["items"] or (), strict=True):
+        if item is None:  # as Linkerd's command hands it on
+            after.append(None)
+            continue
         result = transform(item, rule)
         lent = item.keys() - original.keys()
         after.append(

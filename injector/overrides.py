@@ -67,7 +67,7 @@ _ALWAYS_SAID = (PREFIX + "enable-debug-sidecar", CLOSE_WAIT_TIMEOUT)
 """Linkerd writes these down whenever the flag is there, whatever the settings say."""
 _IMAGES = {
     "linkerd": ("proxy", "debugContainer"),
-    "envoy": ("meshgraft", "meshgraft.envoy"),
+    "envoy": ("meshgraft", "meshgraft.envoy", "debugContainer"),
     "node": (),
 }
 """Where each profile's images are."""
@@ -97,6 +97,9 @@ class Overrides:
         value = _parse(row, text, f"--{name}")
         if row.sets is not None and value is not None:
             _put(self._tree, row.sets.split("."), value)
+            if row.derives is not None:
+                path, derive = row.derives
+                _put(self._tree, path.split("."), derive(value))
         if row.key in _ALWAYS_SAID and value:
             self._said[row.key] = _text(row, value)
 
@@ -189,6 +192,7 @@ class Overrides:
         """The settings that were changed, and that no annotation can tell the webhook."""
         after = msgspec.to_builtins(self.values)
         known = {row.sets for row in ANNOTATIONS if row.sets}
+        known |= {row.derives[0] for row in ANNOTATIONS if row.derives}
         return [path for path in _differences(self._base, after) if not _is_under_any(path, known)]
 
 

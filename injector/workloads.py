@@ -136,11 +136,11 @@ def with_pod(obj: Object, path: _Path, pod: Object) -> Object:
     return {**obj, path[0]: with_pod(obj[path[0]], path[1:], pod)}
 
 
-def items_of(obj: Object) -> Iterator[tuple[str, Object]] | None:
+def items_of(obj: Object) -> Iterator[tuple[str, Object | None]] | None:
     """The objects of a List with their fields (``items[0]``); None where it is no List.
 
     A typed list (DeploymentList, as the API answers) leaves the kind out of its items; here they
-    have it.
+    have it. An item that is null is None.
 
     Raises:
         FieldError: ``items`` is no list of objects.
@@ -151,11 +151,14 @@ def items_of(obj: Object) -> Iterator[tuple[str, Object]] | None:
     return _items(obj["items"], obj, kind)
 
 
-def _items(items: Any, obj: Object, kind: str) -> Iterator[tuple[str, Object]]:
+def _items(items: Any, obj: Object, kind: str) -> Iterator[tuple[str, Object | None]]:
     shared = {"apiVersion": obj.get("apiVersion"), "kind": kind.removesuffix("List")}
     if items is not None and not isinstance(items, list):
         raise FieldError("items", f"a list is expected, not {_typed(items)}")
     for number, item in enumerate(items or ()):
+        if item is None:
+            yield f"items[{number}]", None
+            continue
         if not isinstance(item, dict):
             raise FieldError(f"items[{number}]", f"an object is expected, not {_typed(item)}")
         yield f"items[{number}]", item if kind == "List" else {**shared, **item}

@@ -12,6 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from meshgraft.charts.helm import Rendered, Request, Tree, render
+from meshgraft.charts.linkerd_values import understood
 from meshgraft.charts.location import ChartName
 from meshgraft.charts.manifests import stream
 from meshgraft.charts.values_files import read_values
@@ -35,13 +36,25 @@ class ValueFlags:
     """The same, KEY=FILE, for a text that is in a file."""
 
 
-def layers(preset: Tree, flags: ValueFlags, given: Tree) -> list[Tree]:
-    """What to lay over the chart's defaults: the preset, the files, then what flags said.
+def layers(chart: ChartName, preset: Tree, flags: ValueFlags, given: Tree) -> list[Tree]:
+    """What to lay over the chart's defaults: the preset, the files, then what flags said. What
+    Linkerd's charts know and ours do not is left out of the files, with one warning for each.
 
     Raises:
         CommandError: a file cannot be read, or is not YAML.
     """
-    return [preset, *map(read_values, flags.values), given]
+    files = []
+    for path in flags.values:
+        found = understood(chart, read_values(path))
+        if found.unused:
+            names = ", ".join(found.unused)
+            print(
+                f"Warning: {path}: values of Linkerd's charts that have no counterpart here, not "
+                f"used: {names}",
+                file=sys.stderr,
+            )
+        files.append(found.tree)
+    return [preset, *files, given]
 
 
 def print_manifests(

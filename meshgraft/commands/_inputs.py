@@ -74,23 +74,26 @@ def _decode(name: str, content: bytes) -> str:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Every file, but hidden ones (``.git``, an editor's), in the order of their names."""
+    """Every file, but hidden ones (``.git``, an editor's), in the order of their names, those of a
+    subfolder where its name is; as Go's filepath.Walk, and with it Linkerd's command, goes."""
+    yield from _walked(folder, set())
 
-    def fail(error: OSError) -> None:
-        raise CommandError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()  # A link that leads back: its files were read already.
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(place, name)
-            if not name.startswith(".") and path.is_file():
-                yield path
+def _walked(folder: Path, seen: set[str]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in seen:
+        return  # A link that leads back: its files were read already.
+    seen.add(real)
+    try:
+        names = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
+    except OSError as error:
+        raise CommandError(f"{folder}: cannot be read: {error.strerror}") from error
+    for name in names:
+        path = folder / name
+        if path.is_dir():
+            yield from _walked(path, seen)
+        elif path.is_file():
+            yield path
 
 
 class _OnlyHttps(urllib.request.HTTPRedirectHandler):

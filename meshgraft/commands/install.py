@@ -68,7 +68,9 @@ def install(
     if linkerd_namespace:
         given["linkerdNamespace"] = linkerd_namespace
     preset = read_values(chart_dir("meshgraft") / "values-ha.yaml") if ha else {}
-    values = layers({**preset, "createNamespace": True, "managedBy": "meshgraft"}, flags, given)
+    values = layers(
+        "meshgraft", {**preset, "createNamespace": True, "managedBy": "meshgraft"}, flags, given
+    )
     if identity_trust_anchors_file is not None:
         values.append({_ANCHORS: from_file(identity_trust_anchors_file)})
     elif profile == "linkerd" and not ignore_cluster and not _says_anchors(values, flags):

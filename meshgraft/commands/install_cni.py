@@ -73,7 +73,9 @@ _NO_FLAGS = ValueFlags()
 def install_cni(*, cni: CniFlags = _NO_CNI_FLAGS, flags: ValueFlags = _NO_FLAGS) -> None:
     """Print the manifests of the CNI plugin, for kubectl apply -f -; again, to upgrade."""
     preset = {"createNamespace": True, "managedBy": "meshgraft"}
-    print_manifests("meshgraft-cni", NAMESPACE, layers(preset, flags, chart_values(cni)), flags)
+    print_manifests(
+        "meshgraft-cni", NAMESPACE, layers("meshgraft-cni", preset, flags, chart_values(cni)), flags
+    )
     if cni.linkerd_version is not None:
         print(
             "‼ --linkerd-version has no effect: --cni-image-version is the image's tag",

@@ -171,7 +171,7 @@ def test_one_webhook_that_never_sees_the_system_or_ourselves() -> None:
     (webhook,) = webhooks()
     assert expressions(webhook["namespaceSelector"]) == {
         ("config.linkerd.io/admission-webhooks", "NotIn", ("disabled",)),
-        ("kubernetes.io/metadata.name", "NotIn", ("kube-system",)),
+        ("kubernetes.io/metadata.name", "NotIn", ("kube-system", "cert-manager")),
         ("kubernetes.io/metadata.name", "NotIn", ("meshgraft", "linkerd-cni")),
     }
     assert expressions(webhook["objectSelector"]) == {

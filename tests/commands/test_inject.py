@@ -157,10 +157,14 @@ def test_folders_are_read_with_all_below_in_order(shell: Shell, tmp_path: Path) 
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
+    (tmp_path / "c.json").write_text('{"kind": "Role", "metadata": {"name": "r"}}')
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     run = shell("inject", tmp_path)
-    assert [one["kind"] for one in run.documents] == ["Secret", "ConfigMap", "Deployment"]
+    assert [one["kind"] for one in run.documents] == [
+        *("Secret", "ConfigMap", "Deployment"),
+        "Role",
+    ], "a subfolder's where its name is, as with Linkerd's command"
 
 
 def test_several_resources_come_out_as_one_stream(shell: Shell, tmp_path: Path) -> None:

@@ -98,3 +98,11 @@ def test_one_bad_item_does_not_hide_the_others() -> None:
 
 def test_an_empty_document_is_nothing() -> None:
     assert transform(None, inject_rule(how())).reports == ()
+
+
+def test_a_null_among_a_lists_items_is_handed_on() -> None:
+    obj = {"apiVersion": "v1", "kind": "List", "items": [None, workload("Pod", POD), None]}
+    result = transform(obj, inject_rule(how()))
+    assert result.problems == ()
+    assert [each is None for each in result.document["items"]] == [True, False, True]
+    assert len(result.reports) == 1

@@ -228,3 +228,10 @@ def test_a_bad_config_is_refused(assignment: str, said: str) -> None:
 )
 def test_durations_are_written_as_go_writes_them(seconds: int, text: str) -> None:
     assert go_duration(seconds) == text
+
+
+def test_worker_threads_follow_the_flags_of_cpu() -> None:
+    overrides = _overrides(("proxy-cpu-limit", "2500m"), ("proxy-cpu-request", "1500m"))
+    assert overrides.values.proxy.cores == 3
+    assert overrides.values.proxy.runtime.workers.minimum == 2
+    assert overrides.unsaid == []

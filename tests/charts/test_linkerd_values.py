@@ -1,4 +1,4 @@
-"""Linkerd's own values files are taken: what means something, by its name; the rest with a warning."""
+"""Linkerd's own values files are taken: what means something by name, the rest with a warning."""
 
 from __future__ import annotations
 

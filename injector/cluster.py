@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Generic, Literal, TypeVar
 
@@ -38,6 +39,18 @@ _PATHS = {
     ("batch", "Job"): "apis/batch/v1/namespaces/{}/jobs/{}",
 }
 
+_TOLD_OF = {
+    **_PATHS,
+    ("apps", "StatefulSet"): "apis/apps/v1/namespaces/{}/statefulsets/{}",
+    ("apps", "DaemonSet"): "apis/apps/v1/namespaces/{}/daemonsets/{}",
+    ("", "ReplicationController"): "api/v1/namespaces/{}/replicationcontrollers/{}",
+}
+"""Kinds that a pod's own reference may name and that get Events."""
+ABSENT = 1024
+ABSENT_SECONDS = {"owner": 60.0, "namespace": 1.0}
+"""How long it is remembered that there is none: of an owner, which has its uid in the question, for
+long; of a namespace, which may be made any moment, hardly."""
+
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 _Kind = Literal["owner", "namespace"]
@@ -59,11 +72,12 @@ class Lookups(Generic[_K, _V]):
         size: int,
         seconds: float,
     ) -> None:
-        """``fetch`` answers None for what does not exist; that is not remembered."""
+        """``fetch`` answers None for what does not exist."""
         self._kind: _Kind = kind
         self._fetch = fetch
         self._metrics = metrics
         self._known: TTLCache[_K, _V] = TTLCache(size, seconds)
+        self._absent: TTLCache[_K, bool] = TTLCache(ABSENT, ABSENT_SECONDS[kind])
         self._pending: dict[_K, asyncio.Task[_V | None]] = {}
 
     async def get(self, key: _K) -> _V | None:
@@ -76,6 +90,9 @@ class Lookups(Generic[_K, _V]):
         if known is not None:
             self._metrics.looked_up(self._kind, "cached")
             return known
+        if key in self._absent:
+            self._metrics.looked_up(self._kind, "cached")
+            return None
         task = self._pending.get(key)
         if task is None:
             task = self._pending[key] = asyncio.create_task(self._run(key))
@@ -90,7 +107,9 @@ class Lookups(Generic[_K, _V]):
             self._metrics.looked_up(self._kind, "failed")
             raise
         self._metrics.looked_up(self._kind, "missing" if found is None else "fetched")
-        if found is not None:
+        if found is None:
+            self._absent[key] = True
+        else:
             self._known[key] = found
         return found
 
@@ -145,7 +164,26 @@ class KubeCluster:
         direct = direct_owner(meta)
         if direct is None or not is_followed(direct):
             return resolve_owner(meta, None)
-        return resolve_owner(meta, await self._owners.get((meta.namespace or "", direct)))
+        above = await self._owners.get((meta.namespace or "", direct))
+        return replace(resolve_owner(meta, above), is_known=above is not None)
+
+    async def is_there(self, namespace: str, owner: Owner) -> bool:
+        """Whether there is such an object; no for kinds that cannot be looked up.
+
+        Raises:
+            ClusterError: the API server does not say.
+        """
+        if owner.is_known:
+            return True
+        reference = OwnerReference(
+            api_version=owner.api_version,
+            kind=owner.api_kind or owner.kind,
+            name=owner.name,
+            uid=owner.uid,
+        )
+        if (reference.group, reference.kind) not in _TOLD_OF:
+            return False
+        return await self._owners.get((namespace, reference)) is not None
 
     async def _fetch_namespace(self, name: str) -> Namespace | None:
         body = await self._fetch(f"api/v1/namespaces/{name}") if is_name(name) else None
@@ -163,7 +201,7 @@ class KubeCluster:
         namespace, direct = key
         if not (is_name(namespace) and is_name(direct.name)):
             return None
-        path = _PATHS[direct.group, direct.kind].format(namespace, direct.name)
+        path = _TOLD_OF[direct.group, direct.kind].format(namespace, direct.name)
         body = await self._fetch(path)
         if body is None:
             return None

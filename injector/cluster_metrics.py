@@ -7,7 +7,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 LookupResult = Literal["cached", "fetched", "missing", "failed"]
-EventResult = Literal["sent", "repeated", "dropped", "failed"]
+EventResult = Literal["sent", "repeated", "dropped", "unknown", "failed"]
 
 
 class ClusterMetrics:

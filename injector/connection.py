@@ -59,10 +59,11 @@ def online(kubeconfig: Path | None, registry: CollectorRegistry) -> Connection:
         ClusterMetrics(registry),
     )
     namespaces = Namespaces(api, metrics)
+    cluster = KubeCluster(api, namespaces, metrics)
     # In a pod the host's name is the pod's.
-    events = KubeEvents(api, metrics, instance=socket.gethostname())
+    events = KubeEvents(api, metrics, instance=socket.gethostname(), is_there=cluster.is_there)
     return Connection(
-        cluster=KubeCluster(api, namespaces, metrics),
+        cluster=cluster,
         events=events,
         api=api,
         checks={"namespaces": namespaces.problem},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,6 +17,7 @@ from cachetools import TTLCache
 
 from injector.cluster_metrics import ClusterMetrics
 from injector.model import Event, Object, Owner
+from injector.objects import ClusterError
 from injector.review import Review
 from kubeapi.client import ApiServer, ApiServerError, Backoff
 from kubeapi.events import About, Reporter, event_object
@@ -42,6 +43,9 @@ class _Queued:
     event: Event
 
 
+IsThere = Callable[[str, Owner], Awaitable[bool]]
+
+
 class Pace:
     """A token bucket: so many at once, and then so many a second."""
 
@@ -64,9 +68,13 @@ class Pace:
 class KubeEvents:
     """An `EventSink` that ends at the API server. `run` does the sending."""
 
-    def __init__(self, api: ApiServer, metrics: ClusterMetrics, *, instance: str) -> None:
-        """``instance`` names this replica."""
+    def __init__(
+        self, api: ApiServer, metrics: ClusterMetrics, *, instance: str, is_there: IsThere
+    ) -> None:
+        """``instance`` names this replica. ``is_there`` says whether there is such an owner:
+        anybody who reaches the webhook may make one up."""
         self._api = api
+        self._is_there = is_there
         self._metrics = metrics
         self._by = Reporter(COMPONENT, instance)
         self._queue: asyncio.Queue[_Queued] = asyncio.Queue(QUEUE)
@@ -103,8 +111,11 @@ class KubeEvents:
             queued = await self._queue.get()
             await asyncio.sleep(self._pace.wait())
             try:
+                if not await self._is_there(queued.namespace, queued.owner):
+                    self._metrics.event("unknown")
+                    continue
                 await self._post(queued)
-            except ApiServerError as error:
+            except (ApiServerError, ClusterError) as error:
                 self._failed(queued, error)
             else:
                 self._metrics.event("sent")
@@ -123,7 +134,7 @@ class KubeEvents:
                     raise
                 await asyncio.sleep(backoff.next(error.retry_after))
 
-    def _failed(self, queued: _Queued, error: ApiServerError) -> None:
+    def _failed(self, queued: _Queued, error: Exception) -> None:
         self._metrics.event("failed")
         # One line for a row of failures: without the right to create events it would be endless.
         log = _log.debug if self._failing else _log.warning

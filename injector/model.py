@@ -40,6 +40,8 @@ class Owner:
     uid: str = ""
     api_kind: str = field(default="", compare=False)
     """``kind`` as the API spells it, for Events; another spelling makes no other owner."""
+    is_known: bool = field(default=False, compare=False)
+    """Whether the API server said so, and not the one who sent the pod alone."""
 
 
 class SkipReason(StrEnum):

@@ -405,6 +405,9 @@ def test_the_notes_warn_of_what_will_surprise(values: Tree, warns: str | None) -
 ALWAYS = {
     ("ClusterRole", "", "namespaces", "", "get list watch"),
     ("ClusterRole", "apps", "replicasets", "", "get"),
+    ("ClusterRole", "apps", "statefulsets", "", "get"),
+    ("ClusterRole", "apps", "daemonsets", "", "get"),
+    ("ClusterRole", "", "replicationcontrollers", "", "get"),
     ("ClusterRole", "batch", "jobs", "", "get"),
     ("ClusterRole", "", "events", "", "create"),
 }

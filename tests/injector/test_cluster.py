@@ -7,7 +7,7 @@ import contextlib
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -576,5 +576,47 @@ def test_the_cache_is_bounded_and_forgets() -> None:
         await until(lambda: not len(lookups._known))
         await lookups.get(99)
         assert asked.count(99) == 2
+
+    asyncio.run(test())
+
+
+def test_that_there_is_no_such_owner_is_remembered() -> None:
+    """Anybody who reaches the webhook may ask for one that is made up, again and again."""
+    asked: list[str] = []
+
+    async def fetch(key: str) -> str | None:
+        asked.append(key)
+        return None
+
+    async def test() -> None:
+        metrics = ClusterMetrics(CollectorRegistry())
+        lookups: Lookups[str, str] = Lookups("owner", fetch, metrics, size=8, seconds=60)
+        for _ in range(5):
+            assert await lookups.get("made-up") is None
+        assert await lookups.get("another") is None
+
+    asyncio.run(test())
+    assert asked == ["made-up", "another"]
+
+
+def test_whether_an_owner_is_there_is_asked_once_and_by_its_uid(tmp_path: Path) -> None:
+    found = Owner("statefulset", "db", "apps/v1", "u1", "StatefulSet")
+
+    async def test() -> None:
+        async with running() as server:
+            server.objects["/apis/apps/v1/namespaces/shop/statefulsets/db"] = {
+                "kind": "StatefulSet",
+                "metadata": {"name": "db", "namespace": "shop", "uid": "u1"},
+            }
+            registry = CollectorRegistry()
+            api = ApiServer(load_config(server.kubeconfig(tmp_path)))
+            metrics = ClusterMetrics(registry)
+            cluster = KubeCluster(api, Namespaces(api, metrics), metrics)
+            assert [await cluster.is_there("shop", found) for _ in range(3)] == [True] * 3
+            assert not await cluster.is_there("shop", replace(found, uid="u2"))
+            assert not await cluster.is_there("shop", replace(found, api_kind="Rollout"))
+            assert await cluster.is_there("shop", replace(found, uid="u3", is_known=True))
+            assert len(server.asked) == 2
+            await api.close()
 
     asyncio.run(test())

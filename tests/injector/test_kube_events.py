@@ -49,11 +49,15 @@ class Setup:
             self.send(Owner("deployment", f"web-{one}", "apps/v1", f"uid-{one}"))
 
 
+async def there(namespace: str, owner: Owner) -> bool:
+    return namespace != "kube-system" and owner.name != "made-up"
+
+
 @contextlib.asynccontextmanager
 async def setup(folder: Path, *faults: Fault, sending: bool = True) -> AsyncIterator[Setup]:
     async with asyncio.timeout(20), running(faults=list(faults)) as server:
         api, registry = ApiServer(load_config(server.kubeconfig(folder))), CollectorRegistry()
-        events = KubeEvents(api, ClusterMetrics(registry), instance="replica-1")
+        events = KubeEvents(api, ClusterMetrics(registry), instance="replica-1", is_there=there)
         task = asyncio.create_task(events.run()) if sending else None
         yield Setup(server, events, registry)
         if task:
@@ -222,3 +226,15 @@ def test_an_api_server_that_stays_away_ends_nothing(
 def test_nobody_hears_of_a_mesh_that_nobody_asked_for(outcome: Outcome, reasons: list[str]) -> None:
     assert [event.reason for event in wanted_events(outcome)] == reasons
     assert bool(reasons) == (SkipReason.ENABLE_ABSENT not in outcome.reasons)
+
+
+def test_an_owner_that_somebody_made_up_gets_none(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with setup(tmp_path) as given:
+            given.send(Owner("statefulset", "made-up", "apps/v1", "no-uid"))
+            given.send()
+            await until(lambda: given.counted("sent"))
+            assert given.counted("unknown") == 1
+            assert [event["involvedObject"]["name"] for event in given.server.events] == [WEB.name]
+
+    asyncio.run(test())

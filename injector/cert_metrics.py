@@ -39,6 +39,16 @@ class CertMetrics:
             registry=registry,
         )
 
+        self._away = Gauge(
+            "proxy_inject_was_away_seconds",
+            "For how long no replica ran, before this one took over; 0 where some always did.",
+            registry=registry,
+        )
+
+    def was_away(self, seconds: float) -> None:
+        """No replica ran for so long."""
+        self._away.set(seconds)
+
     def ca_expires(self, at: datetime) -> None:
         """Tell when the CA expires."""
         self._ca_expiry.set(at.timestamp())

@@ -61,6 +61,7 @@ def work_of_replica(
         keeper.wake()
 
     lease.on_change = lease_changed
+    lease.on_away = cert_metrics.was_away
     return {**work, "lease": lease.run}
 
 

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from kubeapi.client import ApiServer, ApiServerError
+from kubeapi.events import About, Reporter, event_object
 from kubeapi.objects import ObjectRef, read, write
 
 DURATION_SECONDS = 30
@@ -26,6 +27,11 @@ RENEW_SECONDS = 10.0
 """How often it is renewed, or looked at by the others: a few writes a minute for all replicas."""
 RELEASE_SECONDS = 2.0
 """What giving it up may take at the end of the process."""
+
+AWAY_SECONDS = 90.0
+"""For longer than this nobody renews it only while no replica runs at all."""
+WAS_AWAY = "meshgraft.io/was-away"
+"""Annotation of the Lease: since when and until when no replica ran, the last time."""
 
 _log = structlog.get_logger()
 
@@ -60,6 +66,15 @@ def may_take(seen: Seen, identity: str) -> bool:
     return seen.holder in ("", identity) or seen.unchanged_seconds >= seen.duration
 
 
+def gap(renewed: str | None, now: datetime) -> float:
+    """Seconds since it was renewed; 0 where that is not known. Clocks of two nodes are compared:
+    good enough for minutes."""
+    try:
+        return (now - datetime.fromisoformat(renewed or "")).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0
+
+
 class Lease:
     """One replica's part in the election; `run` takes part."""
 
@@ -70,6 +85,8 @@ class Lease:
         self._identity = identity
         self.on_change: Callable[[bool], None] = lambda _: None
         """Hears of gain and loss."""
+        self.on_away: Callable[[float], None] = lambda _: None
+        """Hears for how many seconds no replica ran, from the first that does again."""
         self._held_until = 0.0
         self._was_held = False
         self._record: _Spec | None = None
@@ -146,9 +163,14 @@ class Lease:
 
     async def _write(self, lease: _Lease) -> None:
         """Write our name into it; a Lease that is not there yet has no resourceVersion."""
-        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        before = lease.spec
+        moment = datetime.now(UTC)
+        now = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        before, metadata = lease.spec, lease.metadata
         ours = before.holder_identity == self._identity
+        away = 0.0 if ours else gap(before.renew_time, moment)
+        if away > AWAY_SECONDS:
+            noted = {WAS_AWAY: f"{before.renew_time}/{now}"}
+            metadata = {**metadata, "annotations": {**(metadata.get("annotations") or {}), **noted}}
         spec = _Spec(
             holder_identity=self._identity,
             lease_duration_seconds=DURATION_SECONDS,
@@ -156,8 +178,40 @@ class Lease:
             renew_time=now,
             lease_transitions=(before.lease_transitions or 0) + (0 if ours else 1),
         )
-        await write(self._api, self._ref, _as_object(lease.metadata, spec))
+        await write(self._api, self._ref, _as_object(metadata, spec))
         self.holder = self._identity
+        if away > AWAY_SECONDS:
+            _log.warning(
+                "no injector ran: pods that were created meanwhile may have no proxy; "
+                "meshgraft audit -A finds them",
+                seconds=round(away),
+                since=before.renew_time,
+            )
+            self.on_away(away)
+            await self._announce(metadata, away, moment)
+
+    async def _announce(self, metadata: dict[str, Any], away: float, now: datetime) -> None:
+        """An Event for who was not looking then; best effort."""
+        about = About(
+            api_version="coordination.k8s.io/v1",
+            kind="Lease",
+            namespace=self._ref.namespace,
+            name=self._ref.name,
+            uid=str(metadata.get("uid") or ""),
+        )
+        event = event_object(
+            about,
+            Reporter("linkerd-proxy-injector", self._identity),
+            now,
+            kind="Warning",
+            reason="InjectorWasAway",
+            message=f"No injector ran for {away:.0f} s. Pods that were created meanwhile may have "
+            "no proxy (failurePolicy Ignore): meshgraft audit -A finds them.",
+        )
+        try:
+            await self._api.post(f"api/v1/namespaces/{self._ref.namespace}/events", event)
+        except ApiServerError as error:
+            _log.info("event not sent", reason="InjectorWasAway", error=str(error))
 
     async def _release(self) -> None:
         """Leave no name in it, so that the next need not wait until it is stale."""

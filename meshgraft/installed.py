@@ -18,6 +18,7 @@ INJECTOR = "meshgraft-injector"
 """Deployment, Service, ServiceAccount, ClusterRole and ClusterRoleBinding of the webhook."""
 WEBHOOK_CONFIG = "meshgraft-injector-webhook-config"
 CONFIG_MAP = "meshgraft-injector-config"
+CERT_LEASE = "meshgraft-injector-certificates"
 TLS_SECRET = "meshgraft-injector-tls"  # noqa: S105, this is its name
 CNI_NAMESPACE = "linkerd-cni"
 CNI = "linkerd-cni"

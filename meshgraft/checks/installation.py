@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
+from injector.lease import WAS_AWAY
 from injector.model import Object
+from injector.pods import annotations_of
 from injector.settings import SettingsError
 from kubeapi import reading
+from meshgraft.audit.model import moment
 from meshgraft.checks.model import Category, Check, Options, Ref, Skip, Snapshot
 from meshgraft.checks.parts import WEBHOOK, config_map, deployment, pods
-from meshgraft.installed import INJECTOR, settings_in, version_skew
+from meshgraft.installed import CERT_LEASE, INJECTOR, settings_in, version_skew
+
+_DAY = timedelta(days=1)
 
 _INSTALL = "Install the injector again: meshgraft install | kubectl apply -f -"
 _CLUSTER_ROLE = Ref(reading.CLUSTER_ROLES, INJECTOR)
@@ -132,6 +138,19 @@ def _pods_are_ready(snapshot: Snapshot) -> str | None:
     return "\n".join(lines)
 
 
+def _lease(options: Options) -> Ref:
+    return Ref(reading.LEASES, CERT_LEASE, options.mesh_namespace)
+
+
+def _was_not_away(snapshot: Snapshot) -> str | None:
+    lease = snapshot.need(_lease(snapshot.options))
+    since, _, until = annotations_of(lease).get(WAS_AWAY, "").partition("/")
+    at, begun = moment(until), moment(since)
+    if at is None or begun is None or snapshot.now - at > _DAY:
+        return None
+    return f"no injector ran for {(at - begun).total_seconds():.0f} s, until {until}"
+
+
 def _waiting(pod: Object) -> Iterator[str]:
     """What a replica's containers wait for, in the kubelet's words."""
     status = pod.get("status") or {}
@@ -164,7 +183,7 @@ def _version_is_ours(snapshot: Snapshot) -> str | None:
 MESHGRAFT_EXISTENCE = Category(
     name="meshgraft-existence",
     applies=lambda options: not options.pre,
-    objects=lambda options: (config_map(options), deployment(options)),
+    objects=lambda options: (config_map(options), deployment(options), _lease(options)),
     lists=lambda options: (pods(options),),
     checks=(
         Check(
@@ -206,6 +225,14 @@ MESHGRAFT_EXISTENCE = Category(
             why="While no replica is ready, new pods start without a proxy (failurePolicy Ignore)"
             " or not at all (Fail).",
             retriable=True,
+        ),
+        Check(
+            id="meshgraft-injector-away",
+            text="an injector has been running without a gap for a day",
+            run=_was_not_away,
+            fix="Find the pods that were created meanwhile: meshgraft audit -A",
+            why="While no replica runs, pods are created without a proxy (failurePolicy Ignore).",
+            warning=True,
         ),
     ),
 )

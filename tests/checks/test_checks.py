@@ -530,3 +530,22 @@ def test_a_namespace_that_the_webhook_is_not_asked_about_is_not_tried() -> None:
     )
     assert "meshgraft-webhook-works" not in results(snapshot(objects))
     assert "meshgraft-webhook-works" in results(snapshot(installation()))
+
+
+@pytest.mark.parametrize(
+    ("ago", "told"), [(timedelta(hours=1), True), (timedelta(days=2), False), (None, False)]
+)
+def test_that_the_injector_was_away_is_told_for_a_day(ago: timedelta | None, told: bool) -> None:
+    until = NOW - (ago or timedelta())
+    since = until - timedelta(minutes=5)
+    noted = {"meshgraft.io/was-away": f"{since.isoformat()}/{until.isoformat()}"}
+    lease = thing(
+        "Lease",
+        "meshgraft-injector-certificates",
+        "meshgraft",
+        meta={"annotations": noted if ago else {}},
+    )
+    found = faults(objects=[*installation(), lease])
+    assert ("meshgraft-injector-away" in found) == told
+    if told:
+        assert "no injector ran for 300 s" in found["meshgraft-injector-away"].problem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from injector import lease as lease_module
-from injector.lease import Lease, Seen, may_take
+from injector.lease import WAS_AWAY, Lease, Seen, gap, may_take
 from kubeapi.client import ApiServer
 from kubeapi.config import load_config
 from tests.injector.cert_support import KEPT, LEASE
@@ -159,3 +160,37 @@ def test_a_lease_that_is_not_one_is_told(tmp_path: Path, logged: list[Any]) -> N
 
     asyncio.run(test())
     assert "leases meshgraft/lease is not understood" in logged[0]["error"]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(600, True), (60, False)])
+def test_that_no_replica_ran_is_told_by_the_first_that_does_again(
+    tmp_path: Path, logged: list[Any], seconds: int, told: bool
+) -> None:
+    async def test() -> None:
+        async with cluster(tmp_path) as (server, api):
+            before = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
+            assert KEPT.lease is not None
+            server.kept[LEASE] = {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": {"name": KEPT.lease.name, "resourceVersion": "1", "uid": "u"},
+                "spec": {"holderIdentity": "", "renewTime": before},
+            }
+            lease, heard = part(api, "a"), list[float]()
+            lease.on_away = heard.append
+            task = asyncio.create_task(lease.run())
+            await until(lambda: lease.held)
+            await end(task)
+            note = (server.kept[LEASE]["metadata"].get("annotations") or {}).get(WAS_AWAY)
+            assert (note is not None) == told
+            assert [round(each) for each in heard] == ([seconds] if told else [])
+            reasons = [event["reason"] for event in server.events]
+            assert reasons == (["InjectorWasAway"] if told else [])
+
+    asyncio.run(test())
+    assert any("no injector ran" in line["event"] for line in logged) == told
+
+
+@pytest.mark.parametrize("renewed", [None, "", "yesterday", "2026-01-01"])
+def test_a_time_that_is_none_tells_of_no_gap(renewed: str | None) -> None:
+    assert gap(renewed, datetime.now(UTC)) == 0

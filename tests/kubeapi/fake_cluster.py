@@ -24,6 +24,7 @@ KINDS: dict[str, Kind] = {
     "MutatingWebhookConfiguration": reading.MUTATING_WEBHOOKS,
     "Namespace": reading.NAMESPACES,
     "Node": reading.NODES,
+    "Lease": reading.LEASES,
     "Pod": reading.PODS,
     "PodDisruptionBudget": reading.POD_DISRUPTION_BUDGETS,
     "ReplicaSet": reading.REPLICA_SETS,

@@ -50,6 +50,7 @@ def test_it_is_static() -> None:
     kinds = [struct.unpack_from("=I", image, start + n * size)[0] for n in range(count)]
     assert 1 in kinds
     assert 3 not in kinds
+    assert struct.unpack_from("=H", image, 16) == (3,), "ET_DYN: loaded at a random address"
 
 
 class TestBuildScript:

@@ -215,6 +215,7 @@ class CniChart(_Chart, frozen=True):
     pod_labels: Labels = {}
     pod_annotations: Labels = {}
     common_labels: Labels = {}
+    network_policy: _NetworkPolicy = _NetworkPolicy()
     pod_monitor: _PodMonitor = _PodMonitor()
     resource_quota: _ResourceQuota = _ResourceQuota()
     create_namespace: bool = False

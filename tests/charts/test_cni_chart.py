@@ -204,3 +204,13 @@ def test_the_agent_may_do_this_and_nothing_else(
     values: Tree, more: set[tuple[str, str, str, str, str]]
 ) -> None:
     assert rights(objects(CNI, values)) == ALWAYS | more
+
+
+def test_a_policy_of_the_network_is_made_where_it_can_hold() -> None:
+    assert all(each["kind"] != "NetworkPolicy" for each in objects(CNI))
+    made = objects(CNI, {"hostNetwork": False})
+    policy = one(made, "NetworkPolicy")
+    (rule,) = policy["spec"]["ingress"]
+    assert rule == {"ports": [{"port": "admin-http"}]}
+    labels = one(made, "DaemonSet")["spec"]["template"]["metadata"]["labels"]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from cachetools import LRUCache
 
 from injector.annotations import (
     ANNOTATIONS,
@@ -217,8 +218,35 @@ def resolve(
 ) -> Resolved:
     """The settings for one pod: ``values``, under the namespace's and the pod's annotations.
 
-    Never raises for what users wrote; see `Resolved.warnings`.
+    Never raises for what users wrote; see `Resolved.warnings`. Pods come in bursts from one
+    template: the last results are kept, and shared, so they must not be changed.
     """
+    given = (_ours(namespace_annotations), _ours(pod_annotations))
+    size = sum(len(text) for layer in given for _, text in layer)
+    if size > _KEPT_CHARS:
+        return _resolve(values, *map(dict, given))
+    key = (id(values), *given)
+    kept = _KEPT.get(key)
+    if kept is not None and kept[0] is values:
+        return kept[1]
+    resolved = _resolve(values, *map(dict, given))
+    _KEPT[key] = values, resolved
+    return resolved
+
+
+_KEPT_CHARS = 2048
+_KEPT: LRUCache[tuple[Any, ...], tuple[Values, Resolved]] = LRUCache(256)
+"""Settings and what became of them: the settings too, so that no other get their identity."""
+
+
+def _ours(annotations: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Those that count here, or look as if they should."""
+    return tuple(item for item in annotations.items() if item[0] in BY_KEY or is_unknown(item[0]))
+
+
+def _resolve(
+    values: Values, namespace_annotations: Mapping[str, str], pod_annotations: Mapping[str, str]
+) -> Resolved:
     layers = _Layers(values, namespace_annotations, pod_annotations)
     for row in _mentioned(namespace_annotations, pod_annotations):
         layers.lay(row)

@@ -12,6 +12,7 @@ import math
 import re
 import socket
 from collections.abc import Callable, Mapping
+from functools import lru_cache, wraps
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,6 +23,7 @@ T = TypeVar("T")
 MAX_PORT = 65535
 _MAX_INT64 = 2**63 - 1
 _LONGEST_TEXT = 64
+_KEPT_TEXT = 256
 """No number, duration or quantity that means something is longer; keeps the arithmetic bounded."""
 _MOST_SHOWN = 10
 """Bad items of a list that are named."""
@@ -64,6 +66,18 @@ def shortened(text: str) -> str:
 _BOOLS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fromkeys(
     ("0", "f", "F", "FALSE", "false", "False"), False
 )
+
+
+def _kept(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """The same, but that short texts are parsed once: the pods of a template bring the same ones.
+    What is raised is not kept."""
+    short = lru_cache(maxsize=256)(parse)
+
+    @wraps(parse)
+    def parsed(text: str) -> T:
+        return short(text) if len(text) <= _KEPT_TEXT else parse(text)
+
+    return parsed
 
 
 def parse_bool(text: str) -> bool:
@@ -131,6 +145,7 @@ class Duration(msgspec.Struct, frozen=True, order=True):
         return f"{self.milliseconds}ms"
 
 
+@_kept
 def parse_duration(text: str) -> Duration:
     """Go's ``time.ParseDuration`` ("1h15m30.918s"), but without negative durations."""
     body = text[1:] if text.startswith("+") else text
@@ -282,6 +297,7 @@ def _collect(text: str, parse: Callable[[str], T | None], expected: str) -> tupl
     return tuple(good)
 
 
+@_kept
 def parse_port_list(text: str) -> tuple[PortRange, ...]:
     """``80,4000-5000``; spaces and a trailing comma are allowed, the order is kept.
 
@@ -316,6 +332,7 @@ def _port_or_name(item: str) -> str | None:
     return item if is_port_name(item) else None
 
 
+@_kept
 def parse_opaque_port_text(text: str) -> str:
     """Like `parse_port_text`, but names of container ports may stand among the items."""
     expected = _PORTS_EXPECTED + ", or names of container ports"
@@ -344,6 +361,7 @@ def _cidr(item: str) -> str | None:
     return f"{written}/{length}"
 
 
+@_kept
 def parse_cidr_list(text: str) -> tuple[str, ...]:
     """CIDRs, IPv4 or IPv6, normalised: host bits are cleared, as Go's ``net.ParseCIDR`` does.
 

@@ -36,6 +36,9 @@ from cni_plugin.repair_report import Reporter
 TICK_SECONDS = 0.25
 """How often it is seen whether a pod has changed: a look at memory, without any request."""
 
+ROUND_SECONDS = 0.5
+"""Of the processor, in one round: a pod's author chooses how much its rules are to compare."""
+
 _log = structlog.get_logger("cni_plugin.repair")
 
 
@@ -91,9 +94,12 @@ class Repair:
         due = [case for case in self._cases.values() if case.due <= now]
         if due:
             self._claims = Counter(address for pod in known for address in addresses(pod))
+        begun = time.thread_time()
         for case in sorted(due, key=lambda case: not is_held_back(case.pod)):
             if stopped():
                 return
+            if time.thread_time() - begun > ROUND_SECONDS:
+                break  # The others are due in the next round; ADDs come first meanwhile.
             self._visit(case)
         troubled = [case for case in self._cases.values() if case.problem]
         self._tools.metrics.awaiting(len(troubled))

@@ -32,6 +32,10 @@ REST = 50.0
 """A namespace is left in peace for this many times as long as the processor was busy with it: what
 listens there may be the pod's own, and its rules as many as a pod's author likes."""
 
+ROUND = 0.25
+"""Seconds of the processor in one round, for all namespaces together; the rest come first in the
+next."""
+
 _log = structlog.get_logger("cni_plugin.witness")
 
 
@@ -56,6 +60,8 @@ class Witness:
         """The namespace at a path, and since when it is there."""
         self._rests: dict[Path, float] = {}
         """Until when a namespace is not looked at."""
+        self._visited: dict[Path, float] = {}
+        """When a namespace was looked at last."""
         self._old_due = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -75,7 +81,14 @@ class Witness:
             paths = set()  # no pod has had a network yet
         self._since = {path: seen for path, seen in self._since.items() if path in paths}
         self._rests = {path: end for path, end in self._rests.items() if end > now}
-        for path in paths - self._rests.keys():
+        self._visited = {path: at for path, at in self._visited.items() if path in paths}
+        begun = self._spent()
+        for path in sorted(
+            paths - self._rests.keys(), key=lambda path: self._visited.get(path, -1)
+        ):
+            if self._spent() - begun > ROUND:
+                self._old_due = min(self._old_due, now)
+                return
             seen = self._since.get(path)
             if all_due or seen is None or now - seen[1] < YOUNG_SECONDS:
                 self._visit(path, now)
@@ -86,6 +99,7 @@ class Witness:
             self._look_into(path, now)
         except Exception:  # noqa: BLE001 - one namespace must not keep the word from the others
             _log.exception("validator not told", netns=str(path))
+        self._visited[path] = now
         self._rests[path] = now + REST * (self._spent() - before)
 
     def _look_into(self, path: Path, now: float) -> None:

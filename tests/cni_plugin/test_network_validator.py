@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -466,3 +466,32 @@ def test_rules_that_come_while_it_waits_let_the_pod_start(netns: Netns) -> None:
         process.kill()
         process.wait(30)
     assert (process.returncode, output) == (0, "Validated\n"), errors
+
+
+@pytest.mark.root
+def test_a_round_has_an_end_however_many_are_slow_and_nobody_is_forgotten(
+    make_netns: Callable[[], Netns], tmp_path: Path
+) -> None:
+    times = {"now": 1000.0, "spent": 0.0}
+    compared: list[tuple[int, int]] = []
+
+    class Slow(NftBackend):
+        def difference(self, netns_fd: int, redirect: Redirect) -> str | None:  # noqa: ARG002
+            times["spent"] += 0.2
+            compared.append(identity(netns_fd))
+            return "not right yet"
+
+    expected, all_of_them = Expected(), [make_netns() for _ in range(6)]
+    for netns in all_of_them:
+        (tmp_path / netns.name).symlink_to(netns.path)
+        expected.put(netns.fd, REDIRECT)
+    told = Witness(Slow(), expected, tmp_path, lambda: times["now"], lambda: times["spent"])
+    with ExitStack() as stack:
+        for netns in all_of_them:
+            stack.enter_context(mailbox(netns))
+        for _ in range(3):
+            before = times["spent"]
+            told.look()
+            assert times["spent"] - before <= witness.ROUND + 0.2
+            times["now"] += witness.TICK_SECONDS
+    assert sorted(compared) == sorted(identity(netns.fd) for netns in all_of_them)

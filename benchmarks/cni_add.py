@@ -27,11 +27,11 @@ from rich.table import Table
 from benchmarks.cni_memory import measure_memory
 from benchmarks.machine import describe, milliseconds
 from benchmarks.spawn import Command, Job, memory_file, path_of, run
-from cni_plugin.rules import commands
-from injector.annotations import PortRange, Redirect
+from cni_plugin.dataplane.rules import commands
 from meshgraft.lab.lab import missing_requirements
 from tests.chain.agent import PROGRAM, AgentProcess, running_agent
 from tests.chain.pods import ManyPod, many_pods
+from vocabulary.annotations import PortRange, Redirect
 
 REDIRECT = Redirect(
     inbound_port=4143,

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import describe
-from injector.annotations.redirect import WEBHOOK
-from injector.core import mutate
-from injector.diff import diff
-from injector.model import Namespace, Origin, Owner
+from injector.core.diff import diff
+from injector.core.model import Namespace, Origin, Owner
+from injector.core.mutate import mutate
+from injector.core.values import decode_values
 from injector.profiles import PROFILES
-from injector.review import Answer, decode, encode
-from injector.values import decode_values
+from injector.service.review import Answer, decode, encode
+from vocabulary.annotations.redirect import WEBHOOK
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
 PODS = {

@@ -6,12 +6,12 @@ from typing import cast
 
 import msgspec
 
-from injector._version import __version__
-from injector.files import FileError, parse_documents
-from injector.model import Object
+from injector.core.model import Object
+from injector.core.values import BadValues, Values, decode_values
 from injector.profiles import PROFILES
-from injector.settings import ProfileName, SettingsError, rehearse
-from injector.values import BadValues, Values, decode_values
+from injector.service.settings import ProfileName, SettingsError, rehearse
+from process.files import FileError, parse_documents
+from vocabulary.version import __version__
 
 NAMESPACE = "meshgraft"
 INJECTOR = "meshgraft-injector"

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from injector.annotations import ANNOTATIONS, Annotation
 from injector.profiles import PROFILES
 from meshgraft.checks.catalog import CATEGORIES
 from meshgraft.checks.model import DOCS, Category, Check
 from meshgraft.cli import app
+from vocabulary.annotations import ANNOTATIONS, Annotation
 
 ANNOTATIONS_PAGE = Path("docs/reference/annotations.md")
 CHECKS_PAGE = Path(DOCS)
@@ -19,7 +19,7 @@ COMMANDS_PAGE = Path("docs/reference/commands.md")
 _ANNOTATIONS_HEAD = """\
 # Annotations
 
-Made from `injector/annotations/table.py` by `python -m meshgraft.reference`; do not edit.
+Made from `vocabulary/annotations/table.py` by `python -m meshgraft.reference`; do not edit.
 
 On a pod (for a Deployment: on its pod template) or on its namespace; the pod's wins. Where both
 lack a key, the setting from the values file holds. Booleans, durations and quantities are

@@ -58,8 +58,8 @@ def main() -> None:
 
 
 def plain_flags(arguments: Sequence[str]) -> dict[str, Any] | None:
-    """The flags of ``proxy-init``, by the names of `cni_plugin.proxy_init.Flags`; None where they
-    are not plain: each once, known, and with a value of its own."""
+    """The flags of ``proxy-init``, by the names of `cni_plugin.init.proxy_init.Flags`; None where
+    they are not plain: each once, known, and with a value of its own."""
     found: dict[str, Any] = {}
     rest = iter(arguments)
     for word in rest:
@@ -89,8 +89,8 @@ def _is_true(text: str) -> bool:
 def _proxy_init(flags: dict[str, Any]) -> int:
     if getpid() == 1:  # as meshgraft.cli has it
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    from cni_plugin.errors import DataplaneError
-    from cni_plugin.proxy_init import BadFlagError, Flags, run
+    from cni_plugin.dataplane.errors import DataplaneError
+    from cni_plugin.init.proxy_init import BadFlagError, Flags, run
 
     try:
         run(Flags(**flags))

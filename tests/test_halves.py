@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.decide import PassThrough, Reason, Redirected, decide
-from cni_plugin.netconf import PodArgs, decode_netconf
-from injector.annotations.redirect import WEBHOOK
-from injector.core import mutate
-from injector.model import Namespace, Object, Origin, Owner
+from cni_plugin.agent.decide import PassThrough, Reason, Redirected, decide
+from cni_plugin.agent.netconf import PodArgs, decode_netconf
+from injector.core.model import Namespace, Object, Origin, Owner
+from injector.core.mutate import mutate
+from injector.core.values import decode_values
 from injector.profiles import PROFILES
-from injector.values import decode_values
 from meshgraft.lab.chain import ANNOTATIONS_CAPABILITY
+from vocabulary.annotations.redirect import WEBHOOK
 
 DATA = Path(__file__).parent / "data"
 REVIEWS = sorted((DATA / "admission-reviews").glob("pod-*.json"))

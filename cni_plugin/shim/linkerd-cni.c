@@ -3,7 +3,7 @@
  *
  * It sends the CNI environment, stdin and the open netns file descriptor over a Unix socket and
  * relays exit code, stdout and stderr. Static, no heap, every buffer and the time bounded.
- * Framing: cni_plugin/protocol.py. What it answers without the agent:
+ * Framing: cni_plugin/agent/protocol.py. What it answers without the agent:
  *   - bad environment (code 4), VERSION, and DEL and GC: the rules go with the netns, so there is
  *     nothing to undo and an agent that hangs blocks no deletion;
  *   - stdin that is not JSON (code 6);

@@ -4,7 +4,7 @@
  * It is the init container's command, and tries the one case that all healthy pods are in: the
  * rules are there already, and a connection to --connect-addr in each family that the pod has
  * comes out at --listen-addr with our own token. Then it waits for the agent's word about inbound
- * rules, as cni_plugin/network_validator.py does. Whatever else it meets (another flag, a family
+ * rules, as cni_plugin/init/network_validator.py does. Whatever else it meets (another flag, a family
  * that is not redirected yet, a wrong rule, an address that is skipped on purpose), it does not
  * judge: it becomes `meshgraft network-validator` with the same arguments, which knows all cases,
  * keeps trying and words the errors. So it can be slower than that, but never more lenient.
@@ -33,7 +33,7 @@ enum { NOT_VALIDATED = 95, TOKEN_LENGTH = 64, TRY_MS = 250, MAX_WAIT_MS = 60000 
 struct address { int family; socklen_t length; union { struct sockaddr any; struct sockaddr_in four; struct sockaddr_in6 six; } at; };
 struct flags { const char *listen, *connect, *redirect, *inbound_wait; };
 
-/* As in cni_plugin/network_validator.py: word for word, because people search for it. */
+/* As in cni_plugin/init/network_validator.py: word for word, because people search for it. */
 static const char untold[] =
     "Note: inbound: this node's linkerd-cni agent did not say whether the rules are right; it sets those "
     "of both directions together, and outbound was seen to work\n";
@@ -225,7 +225,7 @@ static bool outbound(const struct flags *flags) {
            (!six || is_proven(six_at, &to, "[2001:db8::2]:1404", AF_INET6));
 }
 
-/* ---- the agent's word (cni_plugin/inbound_word.py) ---- */
+/* ---- the agent's word (cni_plugin/repair/inbound_word.py) ---- */
 
 static int mailbox(void) {
     static const char name[] = "\0meshgraft-network-validator";

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from injector.model import Profile
+from injector.core.model import Profile
 from injector.profiles.envoy import EnvoyProfile
 from injector.profiles.linkerd import LinkerdProfile
 from injector.profiles.node import NodeProfile

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from injector.model import BuildInput, Object
+from injector.core.model import BuildInput, Object
 from injector.profiles.common import duration
 
 

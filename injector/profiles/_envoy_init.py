@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from injector.annotations import Redirect
-from injector.model import Object
+from injector.core.model import Object
+from injector.core.values import BadValues, Values
 from injector.profiles.common import image, pull_policy, resources_field
-from injector.values import BadValues, Values
+from vocabulary.annotations import Redirect
 
 INIT = "meshgraft-init"
 VALIDATOR = "meshgraft-network-validator"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from injector.model import BuildInput, Object
-from injector.pods import first_container, service_account_mount
+from injector.core.model import BuildInput, Object
+from injector.core.pods import first_container, service_account_mount
+from injector.core.values import BadValues, Probe, Values
 from injector.profiles._linkerd_env import (
     IDENTITY_DIR,
     PODINFO_DIR,
@@ -17,7 +18,6 @@ from injector.profiles.common import (
     pull_policy,
     resources,
 )
-from injector.values import BadValues, Probe, Values
 
 _XTABLES_VOLUME = "linkerd-proxy-init-xtables-lock"
 _IDENTITY_VOLUME = "linkerd-identity-end-entity"

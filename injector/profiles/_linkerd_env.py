@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from injector.model import BuildInput, Object
-from injector.ports import inbound_ports
+from injector.core.model import BuildInput, Object
+from injector.core.ports import inbound_ports
+from injector.core.values import Values
 from injector.profiles.common import trace_attributes
-from injector.values import Values
 
 IDENTITY_DIR = "/var/run/linkerd/identity/end-entity"
 PODINFO_DIR = "/var/run/linkerd/podinfo"

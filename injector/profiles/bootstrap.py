@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from injector.annotations import PortRange
+from vocabulary.annotations import PortRange
 
 Json = dict[str, Any]
 

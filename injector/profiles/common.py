@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from injector.annotations import BadValue, Duration, parse_duration
-from injector.labels import label_value
-from injector.model import BuildInput, Object
-from injector.pods import annotations_of, first_container
-from injector.values import BadValues, Image, Values
+from injector.core.model import BuildInput, Object
+from injector.core.pods import annotations_of, first_container
+from injector.core.values import BadValues, Image, Values
+from vocabulary.annotations import BadValue, Duration, parse_duration
+from vocabulary.labels import label_value
 
 CONTROL_PLANE_NS_LABEL = "linkerd.io/control-plane-ns"
 WORKLOAD_NS_LABEL = "linkerd.io/workload-ns"

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import json
 
-from injector.annotations import (
-    PREFIX,
-    REDIRECT_ANNOTATION,
-    BadItems,
-    PortRange,
-    parse_port_list,
-    parse_quantity,
-)
-from injector.kept import Kept
-from injector.model import Additions, BuildInput, Object
+from injector.core.kept import Kept
+from injector.core.model import Additions, BuildInput, Object
+from injector.core.redirect import redirect_for
+from injector.core.values import BadValues, Probe, Proxy, Values
 from injector.profiles._envoy_hooks import drain_seconds, lifecycle
 from injector.profiles._envoy_init import INIT, VALIDATOR, init, validator
 from injector.profiles._linkerd_containers import debug
@@ -29,8 +23,14 @@ from injector.profiles.common import (
     resources_field,
     trace_attributes,
 )
-from injector.redirect import redirect_for
-from injector.values import BadValues, Probe, Proxy, Values
+from vocabulary.annotations import (
+    PREFIX,
+    REDIRECT_ANNOTATION,
+    BadItems,
+    PortRange,
+    parse_port_list,
+    parse_quantity,
+)
 
 __all__ = ["INIT", "PROXY", "VALIDATOR", "EnvoyProfile"]
 

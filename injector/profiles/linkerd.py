@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from injector.annotations import REDIRECT_ANNOTATION
-from injector.model import Additions, BuildInput
+from injector.core.model import Additions, BuildInput
+from injector.core.redirect import redirect_for
 from injector.profiles._linkerd_containers import debug, init, proxy, validator, volumes
 from injector.profiles.common import (
     convenience_annotations,
@@ -13,7 +13,7 @@ from injector.profiles.common import (
     proxy_position,
     pull_secrets,
 )
-from injector.redirect import redirect_for
+from vocabulary.annotations import REDIRECT_ANNOTATION
 
 PROXY_VERSION = "linkerd.io/proxy-version"
 TRUST_ROOT = "linkerd.io/trust-root-sha256"

@@ -6,8 +6,8 @@ through the variables that HTTP clients read anyway. Nothing is redirected.
 
 from __future__ import annotations
 
-from injector.annotations import BY_KEY, INJECT, OPAQUE_PORTS
-from injector.model import Additions, BuildInput, Object
+from injector.core.model import Additions, BuildInput, Object
+from vocabulary.annotations import BY_KEY, INJECT, OPAQUE_PORTS
 
 _NO_PROXY = (
     "localhost",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from injector.annotations import BadValue, parse_quantity
+from vocabulary.annotations import BadValue, parse_quantity
 
 _KEYS = ("name", "mountPath", "containerPort")
 """By which of its members an item of a list is told apart, the first that all items have and no

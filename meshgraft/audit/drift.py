@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
-from injector.annotations import REDIRECT_ANNOTATION
-from injector.annotations.redirect import CREATED_BY
-from injector.authorship import LISTS, PROFILE
-from injector.model import Object
-from injector.pods import annotations_of
+from injector.core.authorship import LISTS, PROFILE
+from injector.core.model import Object
+from injector.core.pods import annotations_of
 from injector.profiles.common import DEFAULT_CONTAINER, SAFE_TO_EVICT
 from meshgraft.audit.compare import Difference, differences, same_image
 from meshgraft.audit.model import is_ours, labels_of
+from vocabulary.annotations import REDIRECT_ANNOTATION
+from vocabulary.annotations.redirect import CREATED_BY
 
 _LONGEST = 48
 """Characters of a value that are shown: an Envoy's configuration is 12 KiB."""

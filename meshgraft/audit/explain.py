@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from injector.annotations import ANNOTATIONS, INJECT
-from injector.decide import has_sidecar, is_windows
-from injector.model import Object, SkipReason
-from injector.pods import annotations_of
+from injector.core.decide import has_sidecar, is_windows
+from injector.core.model import Object, SkipReason
+from injector.core.pods import annotations_of
 from meshgraft.audit.judge import Judgement
 from meshgraft.audit.misses import workload_name
 from meshgraft.audit.model import Mesh, Reason, Subject
 from meshgraft.audit.texts import sidecars
+from vocabulary.annotations import ANNOTATIONS, INJECT
 
 OK, BAD = "√", "×"
 _WHO = {

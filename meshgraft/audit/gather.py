@@ -15,11 +15,10 @@ from typing import Any
 import msgspec
 from cachetools import LRUCache
 
-from injector.annotations import INJECT
-from injector.model import Namespace, Object, Owner
-from injector.objects import ObjectMeta, OwnerReference, direct_owner, resolve_owner
-from injector.pods import annotations_of
-from injector.values import Values
+from injector.cluster.owners import ObjectMeta, OwnerReference, direct_owner, resolve_owner
+from injector.core.model import Namespace, Object, Owner
+from injector.core.pods import annotations_of
+from injector.core.values import Values
 from kubeapi import reading
 from kubeapi.client import ApiServer, ApiServerError
 from meshgraft.audit.judge import Judgement, judge, needs_template
@@ -35,6 +34,7 @@ from meshgraft.audit.model import (
     webhook_of,
 )
 from meshgraft.installed import CONFIG_MAP, WEBHOOK_CONFIG, settings_in
+from vocabulary.annotations import INJECT
 
 TEMPLATES = 4096
 """Templates that are remembered, of each a few annotations."""

@@ -10,18 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from injector._version import __version__
-from injector.annotations import INJECT
-from injector.annotations.redirect import CREATED_BY, WEBHOOK
-from injector.authorship import COMMAND, PROFILE
-from injector.core import mutate
-from injector.decide import Decision, decide
-from injector.model import Object, Origin, Outcome, Owner, SkipReason
-from injector.pods import annotations_of, containers
+from injector.core.authorship import COMMAND, PROFILE
+from injector.core.decide import Decision, decide
+from injector.core.model import Object, Origin, Outcome, Owner, SkipReason
+from injector.core.mutate import mutate
+from injector.core.pods import annotations_of, containers
+from injector.core.resolve import inject_warnings, resolve, unknown_warnings
+from injector.core.uninject import uninject
 from injector.profiles import get_profile
 from injector.profiles.envoy import PROXY
-from injector.resolve import inject_warnings, resolve, unknown_warnings
-from injector.uninject import uninject
 from meshgraft.audit import texts
 from meshgraft.audit.drift import drift
 from meshgraft.audit.misses import misses, on_workload
@@ -37,6 +34,9 @@ from meshgraft.audit.model import (
     moment,
 )
 from meshgraft.audit.state import stuck
+from vocabulary.annotations import INJECT
+from vocabulary.annotations.redirect import CREATED_BY, WEBHOOK
+from vocabulary.version import __version__
 
 ORIGIN = Origin(created_by=f"{WEBHOOK} {__version__}", additions=True)
 _BASE = 58

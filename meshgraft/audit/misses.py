@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 
-from injector.annotations import INJECT
-from injector.model import Owner
-from injector.pods import annotations_of
+from injector.core.model import Owner
+from injector.core.pods import annotations_of
 from meshgraft.audit.model import Reason, Subject, labels_of
+from vocabulary.annotations import INJECT
 
 WANTED = frozenset(("enabled", "ingress"))
 _NO = frozenset(("disabled", "false", "no", "off"))

@@ -8,11 +8,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from injector.annotations import BY_KEY, INJECT, is_unknown
-from injector.model import Namespace, Object, Owner
-from injector.values import Values
+from injector.core.model import Namespace, Object, Owner
+from injector.core.values import Values
 from kubeapi.selectors import unmet
 from meshgraft.installed import WEBHOOK_CONFIG
+from vocabulary.annotations import BY_KEY, INJECT, is_unknown
 
 
 class Kind(StrEnum):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from injector.model import Object
+from injector.core.model import Object
 from kubeapi import reading
 from kubeapi.client import ApiServer, ApiServerError
 from kubeapi.reading import MERGE_PATCH

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from injector.model import Object, Owner
+from injector.core.model import Object, Owner
 from kubeapi.reading import DAEMON_SETS, DEPLOYMENTS, STATEFUL_SETS, Kind
 from meshgraft.audit.model import Finding
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from injector.annotations.parse import shortened
-from injector.authorship import DEBUG, OUR_CONTAINERS, PROXIES
-from injector.model import Object
+from injector.core.authorship import DEBUG, OUR_CONTAINERS, PROXIES
+from injector.core.model import Object
 from meshgraft.audit.model import Reason, moment
+from vocabulary.annotations.parse import shortened
 
 _PATIENCE = timedelta(minutes=1)
 """Longer than any pod waits for its network where all is well."""

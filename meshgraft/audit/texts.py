@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from injector.annotations import INJECT
-from injector.decide import has_sidecar
-from injector.model import Object, SkipReason
-from injector.pods import annotations_of
+from injector.core.decide import has_sidecar
+from injector.core.model import Object, SkipReason
+from injector.core.pods import annotations_of
 from meshgraft.audit.model import Mesh, Reason, Subject
+from vocabulary.annotations import INJECT
 
 _MEANT = f'or write "{INJECT}: disabled" on the pod template if it is meant so.'
 _RESTART = "Restart its owner, so that its pods are made anew: meshgraft audit --restart."

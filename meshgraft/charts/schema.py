@@ -1,6 +1,6 @@
 """The charts' values as types, and from these ``values.schema.json``: what Helm holds users to.
 
-What meshed pods get is the injector's own `injector.values.Values`, so that a key which the
+What meshed pods get is the injector's own `injector.core.values.Values`, so that a key which the
 injector does not know cannot be set, and a key of a wrong type is refused before it is installed.
 """
 
@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from injector.logs import LogFormat, LogLevel
-from injector.values import Group, Image, Port, Resources, Values
+from injector.core.values import Group, Image, Port, Resources, Values
 from meshgraft.charts.location import ChartName
+from process.logs import LogFormat, LogLevel
 
 Free = dict[str, Any]
 """A part of a Kubernetes object: the API server knows it better."""

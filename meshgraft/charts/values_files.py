@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from injector.values import BadValues, decode_values
+from injector.core.values import BadValues, decode_values
 from meshgraft._errors import CommandError
 from meshgraft.charts.helm import Tree
 

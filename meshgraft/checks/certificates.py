@@ -11,7 +11,7 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
-from injector.model import Object
+from injector.core.model import Object
 from meshgraft.checks.model import Category, Check, Skip, Snapshot
 from meshgraft.checks.parts import WEBHOOK, BadCertificate, certificates, tls_secret, webhooks
 from meshgraft.installed import INJECTOR

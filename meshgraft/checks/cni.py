@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from injector.model import Object
+from injector.core.model import Object
 from kubeapi import reading
 from meshgraft.audit.model import labels_of
 from meshgraft.checks.model import Category, Check, Options, Ref, Skip, Snapshot

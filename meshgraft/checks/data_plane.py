@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from injector._version import __version__
-from injector.annotations import INJECT, PREFIX
-from injector.annotations.redirect import CREATED_BY, WEBHOOK
-from injector.authorship import author_of
-from injector.model import Object
-from injector.pods import annotations_of
+from injector.core.authorship import author_of
+from injector.core.model import Object
+from injector.core.pods import annotations_of
+from injector.core.values import Values
 from injector.profiles.common import WORKLOAD_NS_LABEL
 from injector.profiles.envoy import PROXY
-from injector.values import Values
 from kubeapi import reading
 from kubeapi.client import ApiServerError
 from meshgraft.audit.model import labels_of, webhook_of
@@ -21,6 +18,9 @@ from meshgraft.checks.model import Category, Check, Options, Ref, Skip, Snapshot
 from meshgraft.checks.parts import WEBHOOK as REGISTRATION
 from meshgraft.checks.parts import config_map, deployment, settings
 from meshgraft.installed import version_of
+from vocabulary.annotations import INJECT, PREFIX
+from vocabulary.annotations.redirect import CREATED_BY, WEBHOOK
+from vocabulary.version import __version__
 
 _PROXIES = frozenset((PROXY, "linkerd-proxy"))
 _LABELS_OF_OURS = frozenset(("config.linkerd.io/admission-webhooks",))

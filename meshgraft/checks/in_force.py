@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from injector.model import Object
+from injector.core.model import Object
 from kubeapi.client import ApiServerError
 from meshgraft.audit.model import labels_of
 from meshgraft.checks.model import Ref, Skip, Snapshot

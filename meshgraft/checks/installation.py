@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from injector.lease import WAS_AWAY
-from injector.model import Object
-from injector.pods import annotations_of
-from injector.settings import SettingsError
+from injector.certificates.lease import WAS_AWAY
+from injector.core.model import Object
+from injector.core.pods import annotations_of
+from injector.service.settings import SettingsError
 from kubeapi import reading
 from meshgraft.audit.model import moment
 from meshgraft.checks.model import Category, Check, Options, Ref, Skip, Snapshot

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 
-from injector.model import Object
+from injector.core.model import Object
 from kubeapi import reading
 from kubeapi.reading import Kind
 from meshgraft.audit.model import moment

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeVar
 
-from injector.model import Object
+from injector.core.model import Object
 from kubeapi.client import ApiServerError
 from kubeapi.reading import Kind
 from meshgraft.installed import CNI_NAMESPACE, NAMESPACE

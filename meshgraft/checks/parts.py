@@ -7,9 +7,9 @@ import binascii
 
 from cryptography import x509
 
-from injector.model import Object
-from injector.settings import SettingsError
-from injector.values import Values
+from injector.core.model import Object
+from injector.core.values import Values
+from injector.service.settings import SettingsError
 from kubeapi import reading
 from meshgraft.checks.model import Options, Ref, Skip, Snapshot
 from meshgraft.installed import CONFIG_MAP, INJECTOR, TLS_SECRET, WEBHOOK_CONFIG, settings_in

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from injector.model import Object
+from injector.core.model import Object
 from kubeapi import reading
 from kubeapi.client import ApiServer, ApiServerError
 from kubeapi.reading import Kind

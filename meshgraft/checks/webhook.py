@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from injector.annotations import INJECT
-from injector.model import Namespace
+from injector.core.model import Namespace
 from kubeapi import reading
 from meshgraft.audit.judge import who_meshed
 from meshgraft.audit.model import labels_of, webhook_of
 from meshgraft.checks.model import Category, Check, Options, Ref, Skip, Snapshot, Trial
 from meshgraft.checks.parts import WEBHOOK, config_map, deployment, pods, webhooks
 from meshgraft.installed import INJECTOR
+from vocabulary.annotations import INJECT
 
 _REINSTALL = "Install the injector again: meshgraft install | kubectl apply -f -"
 _NAME = "kubernetes.io/metadata.name"

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from lightkube.config.kubeconfig import SingleConfig
 
-from injector.annotations import BadValue, parse_duration
 from kubeapi.client import ApiServer
 from kubeapi.config import KubeconfigError, in_cluster, load_config
 from meshgraft._errors import CommandError
+from vocabulary.annotations import BadValue, parse_duration
 
 _T = TypeVar("_T")
 _SELECTOR = re.compile(r"[\w./()!=,\s-]+", re.ASCII)

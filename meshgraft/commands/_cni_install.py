@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from cni_plugin.agent import DEFAULT_SOCKET
-from cni_plugin.conflist import PLUGIN_TYPE, ConflistError, default_entry, parse_entry
-from cni_plugin.installer import InstallSettings, Method, Scope
-from cni_plugin.netconf import DEFAULT_EXCLUDED_NAMESPACES
+from cni_plugin.agent.netconf import DEFAULT_EXCLUDED_NAMESPACES
+from cni_plugin.agent.server import DEFAULT_SOCKET
+from cni_plugin.install.conflist import PLUGIN_TYPE, ConflistError, default_entry, parse_entry
+from cni_plugin.install.installer import InstallSettings, Method, Scope
 from meshgraft._errors import CommandError
 
 _NET_DIR = "/etc/cni/net.d"

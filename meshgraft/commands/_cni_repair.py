@@ -12,18 +12,18 @@ from typing import Any
 from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
-from cni_plugin.api_thread import ApiThread
-from cni_plugin.backends import Backend
-from cni_plugin.background import Part
-from cni_plugin.expected import Expected
-from cni_plugin.metrics import RepairMetrics
-from cni_plugin.netconf import NetConf, decode_netconf
-from cni_plugin.pod_netns import RUN_NETNS, PodNetns
-from cni_plugin.pods import NodePods
-from cni_plugin.protocol import CniError
-from cni_plugin.repair import Repair, Tools
-from cni_plugin.repair_report import ClusterReporter, LoggedReporter
-from cni_plugin.witness import Witness
+from cni_plugin.agent.background import Part
+from cni_plugin.agent.metrics import RepairMetrics
+from cni_plugin.agent.netconf import NetConf, decode_netconf
+from cni_plugin.agent.protocol import CniError
+from cni_plugin.dataplane.backends import Backend
+from cni_plugin.dataplane.expected import Expected
+from cni_plugin.pods.api_thread import ApiThread
+from cni_plugin.pods.netns import RUN_NETNS, PodNetns
+from cni_plugin.pods.source import NodePods
+from cni_plugin.repair.repair import Repair, Tools
+from cni_plugin.repair.report import ClusterReporter, LoggedReporter
+from cni_plugin.repair.witness import Witness
 from meshgraft._errors import CommandError
 
 

@@ -12,8 +12,8 @@ from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO
 
-from injector._version import __version__
 from meshgraft._errors import CommandError
+from vocabulary.version import __version__
 
 MAX_DOWNLOAD_BYTES = 64 * 1024 * 1024
 _TIMEOUT_SECONDS = 30.0

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from injector.manifests import Problem, Report, Result, Rule, transform
-from injector.yamlpieces import Piece, cut, join
-from injector.yamltext import YamlError, dump, load
+from injector.manifests.documents import Piece, cut, join
+from injector.manifests.objects import Problem, Report, Result, Rule, transform
+from injector.manifests.roundtrip import YamlError, dump, load
 from meshgraft._terminal import shown
 from meshgraft.commands._inputs import Source
 

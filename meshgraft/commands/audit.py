@@ -11,8 +11,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from injector.settings import ProfileName, Settings, SettingsError
-from injector.values import Values
+from injector.core.values import Values
+from injector.service.settings import ProfileName, Settings, SettingsError
 from kubeapi import reading
 from kubeapi.client import ApiServer, ApiServerError, is_name
 from kubeapi.config import KubeconfigError

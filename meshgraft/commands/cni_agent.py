@@ -15,26 +15,32 @@ from typing import Annotated, Any
 import structlog
 from cyclopts import Parameter
 
-from cni_plugin.agent import DEFAULT_SOCKET, Agent, AgentError, AgentSettings
-from cni_plugin.api_thread import ApiThread
-from cni_plugin.backends import Mode, choose
-from cni_plugin.background import Background, NoMoreThreads, Part
-from cni_plugin.cluster_pods import ClusterPods
-from cni_plugin.errors import DataplaneError
-from cni_plugin.expected import Expected, RememberingBackend
-from cni_plugin.installer import Installer, InstallSettings
-from cni_plugin.leaving import OwnDaemonSet
-from cni_plugin.metrics import InstallMetrics, Metrics, TaintMetrics
-from cni_plugin.metrics_server import MetricsServer
-from cni_plugin.pods import KnownPods, NodePods, PodsFileError, PodSourceError, pods_from_file
-from cni_plugin.taint import Untainter
-from injector.logs import LogFormat, LogLevel, configure
+from cni_plugin.agent.background import Background, NoMoreThreads, Part
+from cni_plugin.agent.metrics import InstallMetrics, Metrics, TaintMetrics
+from cni_plugin.agent.metrics_server import MetricsServer
+from cni_plugin.agent.server import DEFAULT_SOCKET, Agent, AgentError, AgentSettings
+from cni_plugin.dataplane.backends import Mode, choose
+from cni_plugin.dataplane.errors import DataplaneError
+from cni_plugin.dataplane.expected import Expected, RememberingBackend
+from cni_plugin.install.installer import Installer, InstallSettings
+from cni_plugin.install.leaving import OwnDaemonSet
+from cni_plugin.install.taint import Untainter
+from cni_plugin.pods.api_thread import ApiThread
+from cni_plugin.pods.cluster_pods import ClusterPods
+from cni_plugin.pods.source import (
+    KnownPods,
+    NodePods,
+    PodsFileError,
+    PodSourceError,
+    pods_from_file,
+)
 from kubeapi.client import ApiServer
 from kubeapi.config import KubeconfigError, in_cluster, load_config
 from meshgraft._errors import CommandError
-from meshgraft._heap import settle
 from meshgraft.commands._cni_install import InstallFlags, install_settings, plugin_entry
 from meshgraft.commands._cni_repair import RepairFlags, repair_parts
+from process.heap import settle
+from process.logs import LogFormat, LogLevel, configure
 
 _DAEMONSET = "linkerd-cni"
 _WAKE_SECONDS = 1.0

@@ -9,17 +9,17 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from injector._version import __version__
-from injector.inject import How, inject_rule
-from injector.model import Profile
-from injector.overrides import OURS, BadOverrideError, Overrides, parse_config
+from injector.core.model import Profile
+from injector.core.values import BadValues, Values
+from injector.manifests.inject import How, inject_rule
+from injector.manifests.overrides import OURS, BadOverrideError, Overrides, parse_config
+from injector.manifests.report import failed_report, inject_report
 from injector.profiles import get_profile
-from injector.report import failed_report, inject_report
-from injector.settings import ProfileName, Settings, SettingsError
-from injector.values import BadValues, Values
+from injector.service.settings import ProfileName, Settings, SettingsError
 from meshgraft._errors import CommandError
 from meshgraft.commands._inputs import read_all
 from meshgraft.commands._transform import Output, run
+from vocabulary.version import __version__
 
 _Switch = Parameter(negative="", show_default=False)
 _Repeated = Parameter(negative="", consume_multiple=False, show_default=False)

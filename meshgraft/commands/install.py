@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from injector.settings import ProfileName
+from injector.service.settings import ProfileName
 from meshgraft._errors import CommandError
 from meshgraft.charts.helm import Tree
 from meshgraft.charts.location import chart_dir

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cni_plugin.network_validator import (
+from cni_plugin.init.network_validator import (
     EXIT_CODE,
     Inbound,
     NotValidatedError,
@@ -18,8 +18,8 @@ from cni_plugin.network_validator import (
     parse_timeout,
     validate,
 )
-from injector.annotations.redirect import parse_redirect
 from meshgraft._errors import CommandError
+from vocabulary.annotations.redirect import parse_redirect
 
 _ENV = "LINKERD_NETWORK_VALIDATOR_"
 _QUIET = ("off", "error", "warn")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cni_plugin.errors import DataplaneError
-from cni_plugin.proxy_init import BadFlagError, Flags, run
+from cni_plugin.dataplane.errors import DataplaneError
+from cni_plugin.init.proxy_init import BadFlagError, Flags, run
 from meshgraft._errors import CommandError
 
 _Switch = Parameter(negative="")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from injector.manifests import uninject_rule
-from injector.report import uninject_report
+from injector.manifests.objects import uninject_rule
+from injector.manifests.report import uninject_report
 from meshgraft.commands._inputs import read_all
 from meshgraft.commands._transform import Output, run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from injector._version import __version__
+from vocabulary.version import __version__
 
 
 def version() -> None:

@@ -11,33 +11,33 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from injector import logs
-from injector._version import __version__
-from injector.annotations.redirect import WEBHOOK
-from injector.authority import Policy
-from injector.background import Work
-from injector.cert_folder import CertFolder
-from injector.cert_keeper import Kept, parse_kept
-from injector.cert_replica import identity, work_of_replica
-from injector.certs import CertificateError, TlsPolicy, load_policy
-from injector.connection import Connection, offline, online
-from injector.connection_limit import ConnectionLimit
-from injector.core import mutate
-from injector.diff import diff
-from injector.files import FileError
-from injector.health import Health
-from injector.metrics import Metrics
-from injector.model import Origin
+from injector.certificates.authority import Policy
+from injector.certificates.folder import CertFolder
+from injector.certificates.keeper import Kept, parse_kept
+from injector.certificates.live import LiveCertificate
+from injector.certificates.replica import identity, work_of_replica
+from injector.certificates.x509 import CertificateError, TlsPolicy, load_policy
+from injector.cluster.connection import Connection, offline, online
+from injector.core.diff import diff
+from injector.core.model import Origin
+from injector.core.mutate import mutate
 from injector.profiles import get_profile
-from injector.reload import Reloadable, keep_fresh
-from injector.server import MAX_CONNECTIONS, Address, AddressError, Process, parse_address
-from injector.settings import ProfileName, Settings, SettingsError
-from injector.tls import LiveCertificate
-from injector.webhook import Injector, create_app, create_metrics_app
+from injector.service.app import Injector, create_app, create_metrics_app
+from injector.service.connection_limit import ConnectionLimit
+from injector.service.metrics import Metrics
+from injector.service.reload import Reloadable, keep_fresh
+from injector.service.server import MAX_CONNECTIONS, Address, AddressError, Process, parse_address
+from injector.service.settings import ProfileName, Settings, SettingsError
 from kubeapi.config import KubeconfigError
 from kubeapi.objects import RefError
 from meshgraft._errors import CommandError
-from meshgraft._heap import settle
+from process import logs
+from process.background import Work
+from process.files import FileError
+from process.health import Health
+from process.heap import settle
+from vocabulary.annotations.redirect import WEBHOOK
+from vocabulary.version import __version__
 
 _SERVICE = "meshgraft-injector"
 _NAMESPACE = "meshgraft"

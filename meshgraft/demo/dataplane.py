@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from cni_plugin.backends import Backend, choose
-from injector.annotations import REDIRECT_ANNOTATION, parse_redirect
+from cni_plugin.dataplane.backends import Backend, choose
 from meshgraft.demo.report import Report
 from meshgraft.lab.apps import APP_UID, Answer, ClientError, get, serving_app
 from meshgraft.lab.envoy import Envoy, container_of, running_envoy
 from meshgraft.lab.lab import GATEWAY, Lab, LabPod, running_lab
 from meshgraft.lab.netns import Netns
 from meshgraft.lab.process import unprivileged
+from vocabulary.annotations import REDIRECT_ANNOTATION, parse_redirect
 
 T = TypeVar("T")
 

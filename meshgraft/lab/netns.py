@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from cni_plugin.netns import entered
+from cni_plugin.dataplane.netns import entered
 from meshgraft.lab import LabError
 
 RUN_NETNS = Path("/run/netns")

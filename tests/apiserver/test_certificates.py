@@ -15,16 +15,16 @@ import structlog
 import yaml
 from structlog.testing import capture_logs
 
-from injector.authority import Policy
-from injector.background import keep_running
-from injector.ca_bundle import bundles
-from injector.cert_keeper import parse_kept
-from injector.cert_replica import work_of_replica
-from injector.certs import issue_authority
-from injector.metrics import Metrics
-from injector.tls import LiveCertificate
+from injector.certificates.authority import Policy
+from injector.certificates.ca_bundle import bundles
+from injector.certificates.keeper import parse_kept
+from injector.certificates.live import LiveCertificate
+from injector.certificates.replica import work_of_replica
+from injector.certificates.x509 import issue_authority
+from injector.service.metrics import Metrics
 from kubeapi.client import ApiServer
 from kubeapi.config import load_config
+from process.background import keep_running
 from tests.apiserver.conftest import configuration
 from tests.apiserver.control_plane import ControlPlane, KubectlError, Object
 from tests.injector.cert_support import SERVICE, accepts

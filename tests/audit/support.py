@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from injector.core import mutate
-from injector.model import Namespace, Object, Owner
+from injector.core.model import Namespace, Object, Owner
+from injector.core.mutate import mutate
+from injector.core.values import Values, decode_values
 from injector.profiles import get_profile
-from injector.values import Values, decode_values
 from meshgraft.audit.judge import ORIGIN, Judgement, judge
 from meshgraft.audit.model import Finding, Mesh, Selectors, Subject, Webhook, Where, moment
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from injector.model import Object
+from injector.core.model import Object
 from meshgraft.audit.compare import differences, same_image
 from meshgraft.audit.drift import drift
 from tests.audit.support import finding, injected, mesh, pod

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from injector.annotations import INJECT
-from injector.model import Object
+from injector.core.model import Object
 from meshgraft.audit.explain import explain
 from meshgraft.audit.judge import judge
 from meshgraft.audit.model import Mesh, Where
 from tests.audit.support import ENABLED, injected, mesh, pod, subject, where
+from vocabulary.annotations import INJECT
 
 
 def explained(

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from injector.annotations import ANNOTATIONS, INJECT
-from injector.model import Object, Owner
+from injector.core.model import Object, Owner
 from meshgraft.audit.judge import judge_namespace, needs_template, who_meshed
 from meshgraft.audit.misses import is_near_inject
 from meshgraft.audit.model import Finding, Kind, Selectors, Webhook, Where, moment
@@ -22,6 +21,7 @@ from tests.audit.support import (
     pod,
     where,
 )
+from vocabulary.annotations import ANNOTATIONS, INJECT
 
 ISTIO = {"name": "istio-proxy", "image": "gcr.io/istio-release/proxyv2:1"}
 NOWHERE = where({})

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from injector.model import Object, Owner
+from injector.core.model import Object, Owner
 from meshgraft.audit.model import Finding, Kind, Reason
 from meshgraft.audit.rollout import Workload, failed, pending, plan, refusal, restart_patch
 

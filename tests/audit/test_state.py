@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from injector.model import Object
+from injector.core.model import Object
 from meshgraft.audit.judge import judge
 from meshgraft.audit.model import Kind
 from meshgraft.audit.state import stuck

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from injector.annotations import REDIRECT_ANNOTATION, PortRange, Redirect
 from meshgraft.lab.process import Process
+from vocabulary.annotations import REDIRECT_ANNOTATION, PortRange, Redirect
 
 PROGRAM = Path(sys.executable).parent / "linkerd-cni"
 """The static program as scripts/setup leaves it."""

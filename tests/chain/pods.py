@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from cni_plugin.netns import CLONE_NEWNET, OWN_NETNS
-from injector.annotations import REDIRECT_ANNOTATION, Redirect
+from cni_plugin.dataplane.netns import CLONE_NEWNET, OWN_NETNS
 from meshgraft.lab.chain import ANNOTATIONS_CAPABILITY
 from tests.chain.agent import PROGRAM
+from vocabulary.annotations import REDIRECT_ANNOTATION, Redirect
 
 _PREV_RESULT = {"cniVersion": "1.1.0", "ips": [{"address": "10.216.0.2/24"}], "dns": {}}
 

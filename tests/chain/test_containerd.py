@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cni_plugin.nft import NftBackend
+from cni_plugin.dataplane.nft import NftBackend
 from meshgraft.lab.chain import ANNOTATIONS_CAPABILITY
 from meshgraft.lab.netns import Netns
 from tests.chain.agent import ANNOTATIONS, PROGRAM, REDIRECT, AgentProcess, running_agent

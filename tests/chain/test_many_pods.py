@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.netns import entered
-from cni_plugin.protocol import Code
-from cni_plugin.rules import Family, commands, families
-from injector.annotations import PortRange, Redirect
+from cni_plugin.agent.protocol import Code
+from cni_plugin.dataplane.netns import entered
+from cni_plugin.dataplane.rules import Family, commands, families
 from tests.chain.agent import REDIRECT, running_agent
 from tests.chain.pods import Calls, ManyPod, call_all, many_pods
 from tests.cni_plugin.shim_support import wait_until
+from vocabulary.annotations import PortRange, Redirect
 
 pytestmark = pytest.mark.root
 

@@ -9,10 +9,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from injector._version import __version__
 from meshgraft.charts.helm import Tree
 from meshgraft.charts.location import CHARTS, IN_CLONE, ChartName
 from tests.charts.support import MODES, NAMESPACES, Object, objects, rendered
+from vocabulary.version import __version__
 
 CUSTOM = frozenset(("Issuer", "Certificate", "PodMonitor"))
 """Kinds that Kubernetes does not know by itself."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cni_plugin.conflist import parse_entry
-from cni_plugin.netconf import decode_netconf
+from cni_plugin.agent.netconf import decode_netconf
+from cni_plugin.install.conflist import parse_entry
 from meshgraft import installed
 from meshgraft.charts.helm import Tree
 from tests.charts.support import CNI, MODES, Object, container, objects, one

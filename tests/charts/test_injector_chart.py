@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from injector.settings import Settings
-from injector.values import Values, decode_values
+from injector.core.values import Values, decode_values
+from injector.service.settings import Settings
 from kubeapi import reading
 from meshgraft import installed
 from meshgraft._errors import CommandError

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from injector.core.values import NodeValues
 from injector.profiles import get_profile
 from injector.profiles.node import NodeProfile
-from injector.values import NodeValues
 from meshgraft.charts.helm import Tree, merge
 from meshgraft.lab.envoy import envoy_binary
 from meshgraft.lab.process import Process

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from injector.model import Object
+from injector.core.model import Object
 from kubeapi.client import ApiServerError
 from meshgraft.checks.catalog import CATEGORIES
 from meshgraft.checks.model import Options, Ref, Result, Snapshot

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from injector._version import __version__
-from injector.certs import issue_authority, issue_serving
-from injector.model import Object
+from injector.certificates.x509 import issue_authority, issue_serving
+from injector.core.model import Object
 from kubeapi.client import ApiServerError
 from meshgraft.checks.catalog import CATEGORIES
 from meshgraft.checks.model import Access, Options
@@ -19,6 +18,7 @@ from meshgraft.checks.run import selected
 from tests.audit.support import ENABLED, injected, pod
 from tests.checks.support import Change, cni, faults, find, gone, replica, results, snapshot
 from tests.commands.cluster_support import config_map, installation, namespace, thing
+from vocabulary.version import __version__
 
 NOW = datetime.now(UTC)
 

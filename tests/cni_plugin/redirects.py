@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from injector.annotations.redirect import PortRange, Redirect
+from vocabulary.annotations.redirect import PortRange, Redirect
 
 
 def ports(*items: int | tuple[int, int]) -> tuple[PortRange, ...]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from cni_plugin.pods import Pod
-from injector.annotations.redirect import ANNOTATION, Redirect
+from cni_plugin.pods.source import Pod
 from meshgraft.lab.netns import Netns
+from vocabulary.annotations.redirect import ANNOTATION, Redirect
 
 REDIRECT = Redirect(inbound_port=4143, outbound_port=4140, proxy_uid=2102, ipv6=True)
 VALIDATOR = "meshgraft-network-validator"

@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cni_plugin.protocol import REQUEST_HEADER_SIZE, Request, Response
-from injector.annotations.redirect import PortRange, Redirect
+from cni_plugin.agent.protocol import REQUEST_HEADER_SIZE, Request, Response
+from vocabulary.annotations.redirect import PortRange, Redirect
 
 ROOT = Path(__file__).parents[2]
 ANNOTATIONS = "io.kubernetes.cri.pod-annotations"

@@ -22,12 +22,11 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from cni_plugin import agent as agent_module
-from cni_plugin.agent import Agent, AgentError, AgentSettings
-from cni_plugin.metrics import Metrics
-from cni_plugin.pods import KnownPods
-from cni_plugin.protocol import ProtocolError, Request, Response
-from injector.annotations.redirect import ANNOTATION
+from cni_plugin.agent import server as agent_module
+from cni_plugin.agent.metrics import Metrics
+from cni_plugin.agent.protocol import ProtocolError, Request, Response
+from cni_plugin.agent.server import Agent, AgentError, AgentSettings
+from cni_plugin.pods.source import KnownPods
 from meshgraft.lab.netns import Netns
 from tests.cni_plugin.shim_support import (
     REDIRECT,
@@ -41,6 +40,7 @@ from tests.cni_plugin.shim_support import (
     wait_until,
 )
 from tests.kubeapi.fake_apiserver import FakeApiServer, running, until
+from vocabulary.annotations.redirect import ANNOTATION
 
 MESHED = netconf({ANNOTATION: REDIRECT.to_annotation()})
 RESULT = recorded("add")[1]["prevResult"]

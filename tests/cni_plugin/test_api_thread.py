@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import api_thread
-from cni_plugin.api_thread import ApiThread
-from cni_plugin.background import NoMoreThreads
+from cni_plugin.agent.background import NoMoreThreads
+from cni_plugin.pods import api_thread
+from cni_plugin.pods.api_thread import ApiThread
 from kubeapi.client import ApiServer, ApiServerError
 from kubeapi.config import load_config
 from tests.kubeapi.fake_apiserver import FakeApiServer

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import nft, nft_encode
-from cni_plugin.backends import Backend, choose, mode_of
-from cni_plugin.errors import (
+from cni_plugin.dataplane import nft, nft_encode
+from cni_plugin.dataplane.backends import Backend, choose, mode_of
+from cni_plugin.dataplane.errors import (
     InvalidRedirectError,
     LegacyError,
     NetnsError,
@@ -29,13 +29,13 @@ from cni_plugin.errors import (
     UnavailableError,
     WorkerDiedError,
 )
-from cni_plugin.legacy import LegacyBackend
-from cni_plugin.netns import OWN_NETNS
-from cni_plugin.nft import NftBackend
-from injector.annotations.redirect import PortRange, Redirect
+from cni_plugin.dataplane.legacy import LegacyBackend
+from cni_plugin.dataplane.netns import OWN_NETNS
+from cni_plugin.dataplane.nft import NftBackend
 from meshgraft.lab.netns import Netns
 from tests.cni_plugin.redirects import REDIRECTS, ports
 from tests.cni_plugin.shim_support import wait_until
+from vocabulary.annotations.redirect import PortRange, Redirect
 
 pytestmark = pytest.mark.root
 SO_ORIGINAL_DST = 80
@@ -303,9 +303,9 @@ def test_two_thousand_ports_fit_into_one_transaction(backend: Backend, netns: Ne
 def test_a_long_list_is_set_from_a_user_namespace_of_the_pod_s_own() -> None:
     """``hostUsers: false``: NET_ADMIN there does not let a socket's buffers grow without bound."""
     code = (
-        "import os; from cni_plugin.nft import NftBackend; "
+        "import os; from cni_plugin.dataplane.nft import NftBackend; "
         "from tests.cni_plugin.redirects import ports; "
-        "from injector.annotations.redirect import Redirect; "
+        "from vocabulary.annotations.redirect import Redirect; "
         "fd = os.open('/proc/self/ns/net', os.O_RDONLY); "
         "r = Redirect(inbound_port=1, outbound_port=2, skip_inbound_ports=ports(*range(1, 400))); "
         "print(NftBackend().apply(fd, r), NftBackend().difference(fd, r))"
@@ -337,7 +337,7 @@ def test_the_probe_of_nft_leaves_no_trace(netns: Netns) -> None:
 
 def test_without_the_right_to_change_the_network_nft_says_what_is_missing(netns: Netns) -> None:
     code = (
-        "from cni_plugin import nft; import sys; text = nft.unavailable(); "
+        "from cni_plugin.dataplane import nft; import sys; text = nft.unavailable(); "
         "print(text); sys.exit('CAP_NET_ADMIN' not in text)"
     )
     done = subprocess.run(
@@ -404,7 +404,7 @@ def test_a_failure_of_ipv6_puts_the_ipv4_table_back(
 ) -> None:
     import iptc
 
-    from cni_plugin import legacy_tables
+    from cni_plugin.dataplane import legacy_tables
 
     legacy_tables.apply(netns.fd, REDIRECTS["linkerd-default"])
     before = saved(netns)
@@ -463,8 +463,8 @@ def test_an_unknown_mode_is_refused() -> None:
 
 def test_nft_never_loads_libiptc_and_legacy_never_loads_it_into_this_process() -> None:
     code = (
-        "import sys; from cni_plugin.backends import choose; choose('nft'); choose('legacy'); "
-        "sys.exit('iptc' in sys.modules)"
+        "import sys; from cni_plugin.dataplane.backends import choose; "
+        "choose('nft'); choose('legacy'); sys.exit('iptc' in sys.modules)"
     )
     assert subprocess.run(_python(code), timeout=60).returncode == 0
 
@@ -623,7 +623,7 @@ def test_legacy_without_the_right_that_libiptc_needs_is_said_at_the_start(
 ) -> None:
     """Else the agent would be ready, and each pod would fail."""
     assert legacy_backend.name == "legacy"
-    script = "from cni_plugin.backends import choose; choose('legacy')"
+    script = "from cni_plugin.dataplane.backends import choose; choose('legacy')"
     done = subprocess.run(
         ["setpriv", "--bounding-set=-net_raw", sys.executable, "-c", script],
         capture_output=True,
@@ -632,5 +632,5 @@ def test_legacy_without_the_right_that_libiptc_needs_is_said_at_the_start(
     )
     assert done.returncode == 1
     assert "UnavailableError: legacy iptables cannot be used here: libiptc needs CAP_NET_RAW" in (
-        done.stderr.strip().splitlines()[-1].replace("cni_plugin.errors.", "")
+        done.stderr.strip().splitlines()[-1].replace("cni_plugin.dataplane.errors.", "")
     )

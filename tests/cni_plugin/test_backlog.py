@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import backlog as module
-from cni_plugin.backlog import backlog
+from cni_plugin.agent import backlog as module
+from cni_plugin.agent.backlog import backlog
 
 
 def listener(stack: ExitStack, path: Path) -> socket.socket:

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cni_plugin import cluster_pods
-from cni_plugin.api_thread import ApiThread
-from cni_plugin.cluster_pods import ClusterPods, inherit
-from cni_plugin.decide import INHERITED
-from cni_plugin.metrics import Metrics
-from cni_plugin.pods import MIRROR_ANNOTATION, Pod, PodSourceError, _Metadata
-from injector.annotations.redirect import ANNOTATION
+from cni_plugin.agent.decide import INHERITED
+from cni_plugin.agent.metrics import Metrics
+from cni_plugin.pods import cluster_pods
+from cni_plugin.pods.api_thread import ApiThread
+from cni_plugin.pods.cluster_pods import ClusterPods, inherit
+from cni_plugin.pods.source import MIRROR_ANNOTATION, Pod, PodSourceError, _Metadata
 from kubeapi import reflector
 from kubeapi.client import ApiServer
 from kubeapi.config import load_config
 from tests.kubeapi.fake_apiserver import NAMESPACES, Asked, FakeApiServer, Fault, running, until
+from vocabulary.annotations.redirect import ANNOTATION
 
 SKIP_INBOUND, SKIP_OUTBOUND = INHERITED[:2]
 POD = f"{NAMESPACES}/shop/pods/web-0"

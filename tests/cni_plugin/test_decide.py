@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cni_plugin.decide import (
+from cni_plugin.agent.decide import (
     MARKS,
     NeedPod,
     PassThrough,
@@ -17,11 +17,11 @@ from cni_plugin.decide import (
     decide,
     wants_api_server,
 )
-from cni_plugin.netconf import LinkerdConf, NetConf, PodArgs
-from cni_plugin.pods import Pod
-from cni_plugin.protocol import CniError
-from injector.annotations.redirect import ANNOTATION, PortRange
+from cni_plugin.agent.netconf import LinkerdConf, NetConf, PodArgs
+from cni_plugin.agent.protocol import CniError
+from cni_plugin.pods.source import Pod
 from tests.cni_plugin.shim_support import REDIRECT, ROOT
+from vocabulary.annotations.redirect import ANNOTATION, PortRange
 
 ARGS = PodArgs("shop", "web-0", "uid-1")
 

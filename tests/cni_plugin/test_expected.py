@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.errors import InvalidRedirectError
-from cni_plugin.expected import Expected, RememberingBackend, key_of
-from cni_plugin.rules import MAX_ITEMS, rules
-from injector.annotations.redirect import PortRange, Redirect
+from cni_plugin.dataplane.errors import InvalidRedirectError
+from cni_plugin.dataplane.expected import Expected, RememberingBackend, key_of
+from cni_plugin.dataplane.rules import MAX_ITEMS, rules
 from tests.cni_plugin.shim_support import FakeBackend
+from vocabulary.annotations.redirect import PortRange, Redirect
 
 
 def _redirect(items: int) -> Redirect:

@@ -10,12 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from cni_plugin.errors import DataplaneError
-from cni_plugin.handler import NETNS_ERROR, Answer, handle, internal_error, log_line
-from cni_plugin.netconf import SUPPORTED_VERSIONS
-from cni_plugin.pods import KnownPods, Pod, PodSource, PodSourceError
-from cni_plugin.protocol import Request
-from injector.annotations.redirect import ANNOTATION
+from cni_plugin.agent.handler import NETNS_ERROR, Answer, handle, internal_error, log_line
+from cni_plugin.agent.netconf import SUPPORTED_VERSIONS
+from cni_plugin.agent.protocol import Request
+from cni_plugin.dataplane.errors import DataplaneError
+from cni_plugin.pods.source import KnownPods, Pod, PodSource, PodSourceError
 from tests.cni_plugin.shim_support import (
     ANNOTATIONS,
     REDIRECT,
@@ -24,6 +23,7 @@ from tests.cni_plugin.shim_support import (
     netconf,
     recorded,
 )
+from vocabulary.annotations.redirect import ANNOTATION
 
 MESHED = {ANNOTATION: REDIRECT.to_annotation()}
 LINKERD_POD = msgspec.convert(

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from cni_plugin import install_watch
-from cni_plugin.install_watch import WatchTimes, keep_reconciled
-from cni_plugin.installer import Installer, InstallSettings
+from cni_plugin.install import watch as install_watch
+from cni_plugin.install.installer import Installer, InstallSettings
+from cni_plugin.install.watch import WatchTimes, keep_reconciled
 
 PATIENCE = 20.0
 TIMES = WatchTimes(settle=0.02, longest_settle=0.2, tick=0.1, poll=600.0, blind_poll=0.05)

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from cni_plugin import host_files, installer
-from cni_plugin.backoff import Backoff
-from cni_plugin.conflist import default_entry, render
-from cni_plugin.host_files import HostFileError, Snapshot
-from cni_plugin.installer import Installer, InstallSettings
-from cni_plugin.netdir import DROP_IN, ORIGINAL_SUFFIX
+from cni_plugin.install import host_files, installer
+from cni_plugin.install.backoff import Backoff
+from cni_plugin.install.conflist import default_entry, render
+from cni_plugin.install.host_files import HostFileError, Snapshot
+from cni_plugin.install.installer import Installer, InstallSettings
+from cni_plugin.install.netdir import DROP_IN, ORIGINAL_SUFFIX
 
 ENTRY = default_entry()
 BRIDGE = {"type": "bridge", "zeta": 1, "alpha": {"unknown": True}}

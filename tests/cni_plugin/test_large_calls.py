@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import agent as agent_module
-from cni_plugin.agent import LARGE_BYTES, Agent, AgentSettings
-from cni_plugin.metrics import Metrics
-from cni_plugin.nft import NftBackend
-from cni_plugin.pods import KnownPods
-from cni_plugin.protocol import ProtocolError, Request
-from injector.annotations.redirect import ANNOTATION, Redirect
+from cni_plugin.agent import server as agent_module
+from cni_plugin.agent.metrics import Metrics
+from cni_plugin.agent.protocol import ProtocolError, Request
+from cni_plugin.agent.server import LARGE_BYTES, Agent, AgentSettings
+from cni_plugin.dataplane.nft import NftBackend
+from cni_plugin.pods.source import KnownPods
 from meshgraft.lab.netns import Netns
 from tests.cni_plugin.shim_support import (
     REDIRECT,
@@ -29,6 +28,7 @@ from tests.cni_plugin.shim_support import (
 )
 from tests.cni_plugin.test_agent import agent_process
 from tests.cni_plugin.test_nft_sets import long_redirect
+from vocabulary.annotations.redirect import ANNOTATION, Redirect
 
 LARGE = 60
 

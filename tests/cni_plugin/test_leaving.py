@@ -11,9 +11,16 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cni_plugin import leaving
-from cni_plugin.api_thread import ApiThread
-from cni_plugin.leaving import DENIED_WITHIN_SECONDS, Look, OwnDaemonSet, State, Verdict, judge
+from cni_plugin.install import leaving
+from cni_plugin.install.leaving import (
+    DENIED_WITHIN_SECONDS,
+    Look,
+    OwnDaemonSet,
+    State,
+    Verdict,
+    judge,
+)
+from cni_plugin.pods.api_thread import ApiThread
 from kubeapi.client import ApiServer
 from kubeapi.config import load_config
 from tests.kubeapi.fake_apiserver import FakeApiServer, Fault, running, until

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from cni_plugin.legacy import LegacyBackend
-from cni_plugin.legacy_encode import ABSENT, canonical, entry, wanted
-from cni_plugin.rules import Family, commands, families, rules_of
-from injector.annotations.redirect import Redirect
+from cni_plugin.dataplane.legacy import LegacyBackend
+from cni_plugin.dataplane.legacy_encode import ABSENT, canonical, entry, wanted
+from cni_plugin.dataplane.rules import Family, commands, families, rules_of
 from meshgraft.lab.netns import Netns
 from tests.cni_plugin.redirects import REDIRECTS, any_redirect, ports
+from vocabulary.annotations.redirect import Redirect
 
 PROGRAMS: dict[Family, str] = {"ipv4": "iptables-legacy", "ipv6": "ip6tables-legacy"}
 

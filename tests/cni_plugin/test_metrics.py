@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cni_plugin.handler import Answer
-from cni_plugin.metrics import InstallMetrics, Metrics
-from cni_plugin.protocol import Response
+from cni_plugin.agent.handler import Answer
+from cni_plugin.agent.metrics import InstallMetrics, Metrics
+from cni_plugin.agent.protocol import Response
 
 
 def answer(command: str = "ADD", rules_seconds: float | None = None) -> Answer:

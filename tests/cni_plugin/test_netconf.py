@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugin.netconf import (
+from cni_plugin.agent.netconf import (
     LinkerdConf,
     PodArgs,
     cni_version_of,
     decode_netconf,
     parse_cni_args,
 )
-from cni_plugin.protocol import CniError
+from cni_plugin.agent.protocol import CniError
 from tests.cni_plugin.shim_support import netconf, recorded
 
 LINKERD_ENTRY = {

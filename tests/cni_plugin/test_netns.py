@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import netns as netns_module
-from cni_plugin.errors import NetnsError
-from cni_plugin.netns import OWN_NETNS, entered, netfilter_socket, open_netns
+from cni_plugin.dataplane import netns as netns_module
+from cni_plugin.dataplane.errors import NetnsError
+from cni_plugin.dataplane.netns import OWN_NETNS, entered, netfilter_socket, open_netns
 from meshgraft.lab.netns import Netns
 
 pytestmark = pytest.mark.root
@@ -146,7 +146,7 @@ def test_a_path_that_is_gone_is_refused_with_a_hint() -> None:
 
 _STUCK = """
 import os, sys
-from cni_plugin import netns
+from cni_plugin.dataplane import netns
 real = netns._setns
 calls = []
 def once(fd, nstype=0):

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import witness
-from cni_plugin.expected import Expected, RememberingBackend
-from cni_plugin.inbound_word import Mailbox, tell
-from cni_plugin.netns import identity
-from cni_plugin.network_validator import (
+from cni_plugin.dataplane.expected import Expected, RememberingBackend
+from cni_plugin.dataplane.netns import identity
+from cni_plugin.dataplane.nft import NftBackend
+from cni_plugin.init.network_validator import (
     Address,
     Inbound,
     NotValidatedError,
@@ -30,11 +29,12 @@ from cni_plugin.network_validator import (
     parse_timeout,
     validate,
 )
-from cni_plugin.nft import NftBackend
-from cni_plugin.witness import Witness
-from injector.annotations.redirect import PortRange, Redirect
+from cni_plugin.repair import witness
+from cni_plugin.repair.inbound_word import Mailbox, tell
+from cni_plugin.repair.witness import Witness
 from meshgraft.lab.netns import Netns
 from tests.cni_plugin.nobody import validator_as_nobody
+from vocabulary.annotations.redirect import PortRange, Redirect
 
 COMMAND = [sys.executable, "-m", "meshgraft", "network-validator"]
 REDIRECT = Redirect(inbound_port=4143, outbound_port=4140, ipv6=True)

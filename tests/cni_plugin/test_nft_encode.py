@@ -8,13 +8,20 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 
-from cni_plugin import nft_encode
-from cni_plugin.legacy_encode import wanted
-from cni_plugin.nft_decode import TableState, attributes, difference, messages, reply, table_state
-from cni_plugin.nft_encode import TABLE, plan, single_ports
-from cni_plugin.rules import CHAINS, rules
-from injector.annotations.redirect import Redirect
+from cni_plugin.dataplane import nft_encode
+from cni_plugin.dataplane.legacy_encode import wanted
+from cni_plugin.dataplane.nft_decode import (
+    TableState,
+    attributes,
+    difference,
+    messages,
+    reply,
+    table_state,
+)
+from cni_plugin.dataplane.nft_encode import TABLE, plan, single_ports
+from cni_plugin.dataplane.rules import CHAINS, rules
 from tests.cni_plugin.redirects import REDIRECTS, any_redirect, ports
+from vocabulary.annotations.redirect import Redirect
 
 BEGIN, END = 0x10, 0x11
 NLM_F_ACK, NLM_F_EXCL = 0x4, 0x200

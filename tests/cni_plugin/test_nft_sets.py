@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugin import nft_encode
-from cni_plugin.errors import InvalidRedirectError
-from cni_plugin.intervals import Interval, port_intervals, subnet_intervals
-from cni_plugin.nft import NftBackend
-from cni_plugin.nft_decode import SetState, messages, table_state
-from cni_plugin.nft_sets import IntervalSet, set_messages
-from cni_plugin.rules import MAX_ITEMS
-from injector.annotations.redirect import PortRange, Redirect
+from cni_plugin.dataplane import nft_encode
+from cni_plugin.dataplane.errors import InvalidRedirectError
+from cni_plugin.dataplane.intervals import Interval, port_intervals, subnet_intervals
+from cni_plugin.dataplane.nft import NftBackend
+from cni_plugin.dataplane.nft_decode import SetState, messages, table_state
+from cni_plugin.dataplane.nft_sets import IntervalSet, set_messages
+from cni_plugin.dataplane.rules import MAX_ITEMS
 from meshgraft.lab.netns import Netns
+from vocabulary.annotations.redirect import PortRange, Redirect
 
 port_ranges = st.lists(
     st.tuples(st.integers(0, 65535), st.integers(0, 40)).map(

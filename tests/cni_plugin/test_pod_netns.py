@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.netns import identity
-from cni_plugin.pod_netns import AmbiguousNetnsError, NetnsNotFoundError, PodNetns
-from cni_plugin.pod_status import addresses
-from cni_plugin.pods import Pod
+from cni_plugin.dataplane.netns import identity
+from cni_plugin.pods.netns import AmbiguousNetnsError, NetnsNotFoundError, PodNetns
+from cni_plugin.pods.source import Pod
+from cni_plugin.pods.status import addresses
 from tests.cni_plugin.repair_support import Folder, at, pod
 
 pytestmark = pytest.mark.root

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cni_plugin.pod_status import (
+from cni_plugin.pods.status import (
     addresses,
     has_controller,
     is_about,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.pods import MIRROR_ANNOTATION, KnownPods, PodsFileError, pods_from_file
+from cni_plugin.pods.source import MIRROR_ANNOTATION, KnownPods, PodsFileError, pods_from_file
 
 LIST = """
 apiVersion: v1

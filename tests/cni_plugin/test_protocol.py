@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugin.protocol import (
+from cni_plugin.agent.protocol import (
     MAX_ENV,
     MAX_STDERR,
     MAX_STDIN,

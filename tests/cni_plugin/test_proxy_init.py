@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni_plugin.nft import NftBackend
-from cni_plugin.proxy_init import (
+from cni_plugin.dataplane.nft import NftBackend
+from cni_plugin.init.proxy_init import (
     BadFlagError,
     Flags,
     Log,
@@ -21,9 +21,9 @@ from cni_plugin.proxy_init import (
     redirect_from_flags,
     run,
 )
-from injector.annotations.redirect import PortRange, Redirect
 from meshgraft.lab.netns import Netns
 from tests.cni_plugin.redirects import REDIRECTS, any_redirect, ports
+from vocabulary.annotations.redirect import PortRange, Redirect
 
 PORTS = Flags(incoming_proxy_port=4143, outgoing_proxy_port=4140)
 COMMAND = [sys.executable, "-m", "meshgraft", "proxy-init"]

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from cni_plugin.cluster_pods import inherit
-from cni_plugin.decide import INHERITED, Redirected, decide
-from cni_plugin.netconf import NetConf, PodArgs
-from cni_plugin.pods import Pod
-from cni_plugin.proxy_settings import proxy_settings, slim
+from cni_plugin.agent.decide import INHERITED, Redirected, decide
+from cni_plugin.agent.netconf import NetConf, PodArgs
+from cni_plugin.pods.cluster_pods import inherit
+from cni_plugin.pods.proxy_settings import proxy_settings, slim
+from cni_plugin.pods.source import Pod
 
 LINKERDS: list[dict[str, Any]] = [
     {"name": "LINKERD2_PROXY_LOG", "value": "warn"},

@@ -11,9 +11,9 @@ import pytest
 @pytest.mark.parametrize(
     ("code", "answer"),
     [
-        ("import cni_plugin.nft, sys; print('pyroute2.ndb' in sys.modules)", "False"),
+        ("import cni_plugin.dataplane.nft, sys; print('pyroute2.ndb' in sys.modules)", "False"),
         (
-            "import pyroute2, cni_plugin.nft, sys; print(hasattr(pyroute2, 'IPRoute'))",
+            "import pyroute2, cni_plugin.dataplane.nft, sys; print(hasattr(pyroute2, 'IPRoute'))",
             "True",
         ),
     ],

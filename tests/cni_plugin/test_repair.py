@@ -15,20 +15,19 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from cni_plugin.backends import Backend
-from cni_plugin.errors import NftError
-from cni_plugin.expected import Expected
-from cni_plugin.foreign_nat import Owner, nat_owner
-from cni_plugin.legacy import LegacyBackend
-from cni_plugin.metrics import RepairMetrics
-from cni_plugin.netconf import DEFAULT_EXCLUDED_NAMESPACES, LinkerdConf, NetConf
-from cni_plugin.nft import NftBackend
-from cni_plugin.pod_netns import PodNetns
-from cni_plugin.pods import KnownPods, Pod, PodSourceError
-from cni_plugin.repair import Repair, Tools
-from cni_plugin.repair_news import CHECK_SECONDS, EVICT_SECONDS, PATIENCE_SECONDS
-from cni_plugin.repair_report import Eviction
-from injector.annotations.redirect import Redirect
+from cni_plugin.agent.metrics import RepairMetrics
+from cni_plugin.agent.netconf import DEFAULT_EXCLUDED_NAMESPACES, LinkerdConf, NetConf
+from cni_plugin.dataplane.backends import Backend
+from cni_plugin.dataplane.errors import NftError
+from cni_plugin.dataplane.expected import Expected
+from cni_plugin.dataplane.foreign_nat import Owner, nat_owner
+from cni_plugin.dataplane.legacy import LegacyBackend
+from cni_plugin.dataplane.nft import NftBackend
+from cni_plugin.pods.netns import PodNetns
+from cni_plugin.pods.source import KnownPods, Pod, PodSourceError
+from cni_plugin.repair.news import CHECK_SECONDS, EVICT_SECONDS, PATIENCE_SECONDS
+from cni_plugin.repair.repair import Repair, Tools
+from cni_plugin.repair.report import Eviction
 from meshgraft.lab.netns import Netns
 from tests.cni_plugin.redirects import ports
 from tests.cni_plugin.repair_support import (
@@ -39,6 +38,7 @@ from tests.cni_plugin.repair_support import (
     Folder,
     pod,
 )
+from vocabulary.annotations.redirect import Redirect
 
 pytestmark = pytest.mark.root
 

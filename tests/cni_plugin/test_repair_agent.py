@@ -101,7 +101,7 @@ def test_what_cannot_be_repaired_gets_an_event_and_is_evicted(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POD_NAME", "linkerd-cni-x")
-    code = "import cni_plugin.repair_news as r; r.PATIENCE_SECONDS = 0.2; r.EVICT_SECONDS = 0.4\n"
+    code = "import cni_plugin.repair.news as r; r.PATIENCE_SECONDS = 0.2; r.EVICT_SECONDS = 0.4\n"
     code += "from meshgraft.cli import main; main()"
 
     async def test() -> None:

@@ -13,9 +13,9 @@ import kubernetes_validate
 import pytest
 from prometheus_client import CollectorRegistry
 
-from cni_plugin.api_thread import ApiThread
-from cni_plugin.metrics import RepairMetrics
-from cni_plugin.repair_report import ClusterReporter, Eviction
+from cni_plugin.agent.metrics import RepairMetrics
+from cni_plugin.pods.api_thread import ApiThread
+from cni_plugin.repair.report import ClusterReporter, Eviction
 from kubeapi.client import ApiServer
 from kubeapi.config import load_config
 from tests.cni_plugin.repair_support import pod

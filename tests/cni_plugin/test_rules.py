@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni_plugin.errors import InvalidRedirectError
-from cni_plugin.rules import (
+from cni_plugin.dataplane.errors import InvalidRedirectError
+from cni_plugin.dataplane.rules import (
     MAX_ITEMS,
     OUTPUT_CHAIN,
     REDIRECT_CHAIN,
@@ -21,8 +21,8 @@ from cni_plugin.rules import (
     rules,
     rules_of,
 )
-from injector.annotations.redirect import PortRange, Redirect
 from tests.cni_plugin.redirects import REDIRECTS, any_redirect, ports
+from vocabulary.annotations.redirect import PortRange, Redirect
 
 
 def test_rules_stand_in_the_order_of_proxy_init_with_its_comments() -> None:

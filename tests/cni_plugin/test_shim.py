@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugin.protocol import MAX_STDIN, Request, Response
+from cni_plugin.agent.protocol import MAX_STDIN, Request, Response
 from meshgraft.lab.netns import Netns
 from tests.cni_plugin.shim_support import (
     ANNOTATIONS,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cni_plugin.protocol import Response
+from cni_plugin.agent.protocol import Response
 from tests.cni_plugin.shim_support import (
     environment,
     fake_agent,

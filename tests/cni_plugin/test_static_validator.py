@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.inbound_word import tell
-from cni_plugin.nft import NftBackend
-from injector.annotations.redirect import Redirect
+from cni_plugin.dataplane.nft import NftBackend
+from cni_plugin.repair.inbound_word import tell
 from meshgraft.lab.netns import Netns
 from tests.cni_plugin.shim_support import ROOT
 from tests.cni_plugin.test_network_validator import IPV4, IPV6, linked, routed
+from vocabulary.annotations.redirect import Redirect
 
 RULES = Redirect(inbound_port=4143, outbound_port=4140)
 RULES6 = Redirect(inbound_port=4143, outbound_port=4140, ipv6=True)

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from cni_plugin import taint
-from cni_plugin.api_thread import ApiThread
-from cni_plugin.metrics import Metrics, TaintMetrics
-from cni_plugin.taint import Untainter, removal
+from cni_plugin.agent.metrics import Metrics, TaintMetrics
+from cni_plugin.install import taint
+from cni_plugin.install.taint import Untainter, removal
+from cni_plugin.pods.api_thread import ApiThread
 from kubeapi.client import ApiServer
 from kubeapi.config import load_config
 from tests.kubeapi.fake_apiserver import Asked, FakeApiServer, Fault, running, until

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni_plugin.addresses import Network
-from cni_plugin.validator_targets import Address, Wanted, parse_address, plan
-from injector.annotations.redirect import Redirect
+from cni_plugin.dataplane.addresses import Network
+from cni_plugin.init.validator_targets import Address, Wanted, parse_address, plan
 from tests.cni_plugin.redirects import any_redirect
+from vocabulary.annotations.redirect import Redirect
 
 
 def pod(addresses: str, routes: str) -> Network:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugin.protocol import MAX_STDOUT, ProtocolError, Request, Response
-from cni_plugin.wire import Wire
+from cni_plugin.agent.protocol import MAX_STDOUT, ProtocolError, Request, Response
+from cni_plugin.agent.wire import Wire
 
 REQUEST = Request({"CNI_COMMAND": "ADD"}, b"{}" * 20)
 

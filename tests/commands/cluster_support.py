@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
-from injector._version import __version__
-from injector.certs import issue_authority, issue_serving
+from injector.certificates.x509 import issue_authority, issue_serving
 from meshgraft import cli
 from tests.kubeapi.fake_apiserver import Object
 from tests.kubeapi.fake_cluster import FakeCluster, rolled_out
+from vocabulary.version import __version__
 
 IMAGE = {"name": "meshgraft/meshgraft", "version": __version__}
 

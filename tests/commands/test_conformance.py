@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from injector.annotations.parse import BadValue, parse_quantity
-from injector.model import Object
+from injector.core.model import Object
 from tests.commands.support import Run, Shell
 from tests.shared import conformance_cases, require_conformance
+from vocabulary.annotations.parse import BadValue, parse_quantity
 
 SUITE = "linkerd-inject"
 CASES = conformance_cases(SUITE) or ["absent"]

@@ -19,8 +19,8 @@ import pytest
 import trustme
 import yaml
 
-from injector._version import __version__
 from tests.commands.support import Shell
+from vocabulary.version import __version__
 
 DEPLOYMENT = """\
 # Source: chart/templates/web.yaml

@@ -11,11 +11,11 @@ from cyclopts import App
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugin.proxy_init import Flags
-from injector.annotations.redirect import Redirect
+from cni_plugin.init.proxy_init import Flags
 from meshgraft.commands import proxy_init as command
 from meshgraft.start import plain_flags
 from tests.injector.support import container, inject, pod, settings
+from vocabulary.annotations.redirect import Redirect
 
 REDIRECT = Redirect(inbound_port=4143, outbound_port=4140).to_annotation()
 

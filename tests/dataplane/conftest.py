@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import pytest
 
-from injector.core import mutate
-from injector.model import Namespace, Origin, Owner
+from injector.core.model import Namespace, Origin, Owner
+from injector.core.mutate import mutate
+from injector.core.values import decode_values
 from injector.profiles import get_profile
-from injector.values import decode_values
 from meshgraft.lab.envoy import Envoy, running_envoy
 from meshgraft.lab.lab import Lab, LabPod, has_ipv6, missing_requirements, running_lab
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.nft import NftBackend
-from injector.annotations.redirect import ANNOTATION, parse_redirect
+from cni_plugin.dataplane.nft import NftBackend
 from meshgraft.lab.envoy import Envoy, container_of, running_envoy
 from meshgraft.lab.netns import Netns
 from tests.dataplane.conftest import patched_pod
+from vocabulary.annotations.redirect import ANNOTATION, parse_redirect
 
 pytestmark = pytest.mark.root
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.metrics import InstallMetrics, RepairMetrics, TaintMetrics
-from cni_plugin.metrics import Metrics as AgentMetrics
-from injector.annotations import BY_KEY, is_unknown
-from injector.cert_metrics import CertMetrics
-from injector.cluster_metrics import ClusterMetrics
-from injector.metrics import Metrics
+from cni_plugin.agent.metrics import InstallMetrics, RepairMetrics, TaintMetrics
+from cni_plugin.agent.metrics import Metrics as AgentMetrics
+from injector.certificates.metrics import CertMetrics
+from injector.cluster.metrics import ClusterMetrics
+from injector.service.metrics import Metrics
 from meshgraft.reference import PAGES
 from tests.docs.markdown import ROOT, name_of, pages
+from vocabulary.annotations import BY_KEY, is_unknown
 
 _KEY = re.compile(
     r"\b(?:config(?:\.alpha|\.beta)?\.linkerd\.io/[a-z][a-z0-9-]*|linkerd\.io/inject\b)"

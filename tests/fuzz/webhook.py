@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import httpx
 import jsonpatch
 
-from injector.annotations import ANNOTATIONS
 from tests.injector.support import REVIEWS
 from tests.injector.test_recordings import PROFILES, app, review
+from vocabulary.annotations import ANNOTATIONS
 
 _ODD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 65536, 2**63, 2**70, 1.5, 1e300),

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.backends import Backend
-from cni_plugin.legacy import LegacyBackend
-from cni_plugin.nft import NftBackend
+from cni_plugin.dataplane.backends import Backend
+from cni_plugin.dataplane.legacy import LegacyBackend
+from cni_plugin.dataplane.nft import NftBackend
 from deploy.images.inventory import inventory, open_layer
-from injector._version import __version__
 from meshgraft.lab.netns import Netns
 from tests.chain.agent import REDIRECT
 from tests.chain.conftest import make_netns as make_netns
 from tests.chain.containerd import Containerd, missing_requirements, running_containerd
 from tests.chain.pods import many_pods
 from tests.images.node import NETWORK, Pod, python, running_pod
+from vocabulary.version import __version__
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(420)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from injector.server import parse_address
+from injector.service.server import parse_address
 from tests.injector.running import SECONDS, Running, start_webhook
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from injector.inject import How, inject_rule
-from injector.manifests import Report, uninject_rule
-from injector.model import Object
+from injector.core.model import Object
+from injector.core.values import Values
+from injector.manifests.inject import How, inject_rule
+from injector.manifests.objects import Report, uninject_rule
 from injector.profiles import PROFILES
-from injector.values import Values
 from tests.injector.support import settings
 
 VALUES = settings(identityTrustAnchorsPEM="anchors\n")

@@ -19,9 +19,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from injector import server
-from injector.connection_limit import ConnectionLimit
-from injector.server import Address, bind, bound
+from injector.service import server
+from injector.service.connection_limit import ConnectionLimit
+from injector.service.server import Address, bind, bound
 
 DATA = Path(__file__).parents[1] / "data"
 REVIEW = (DATA / "admission-reviews" / "pod-shop-web.json").read_bytes()

@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from injector.core import mutate
-from injector.model import Namespace, Object, Origin, Outcome, Owner
+from injector.core.model import Namespace, Object, Origin, Outcome, Owner
+from injector.core.mutate import mutate
+from injector.core.values import Values, decode_values
 from injector.profiles import PROFILES
-from injector.values import Values, decode_values
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 WEBHOOK = Origin(created_by="meshgraft/injector test", additions=True)

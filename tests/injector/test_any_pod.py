@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from injector.annotations import ANNOTATIONS
-from injector.core import mutate
-from injector.diff import diff
-from injector.model import Namespace, Object
+from injector.core.diff import diff
+from injector.core.model import Namespace, Object
+from injector.core.mutate import mutate
+from injector.core.values import decode_values
 from injector.profiles import get_profile
-from injector.review import Answer, decode, encode
-from injector.values import decode_values
+from injector.service.review import Answer, decode, encode
 from tests.injector.support import WEBHOOK, owner
+from vocabulary.annotations import ANNOTATIONS
 
 _TEXTS = st.text(max_size=8) | st.sampled_from(
     [

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from injector.core import mutate
-from injector.inject import inject_rule
-from injector.manifests import uninject_rule
-from injector.model import Namespace, Object, Owner
+from injector.core.model import Namespace, Object, Owner
+from injector.core.mutate import mutate
+from injector.core.values import Values
+from injector.manifests.inject import inject_rule
+from injector.manifests.objects import uninject_rule
 from injector.profiles import PROFILES
-from injector.values import Values
 from tests.injector.manifest_support import VALUES, WITH_CNI, WORKLOADS, how, pod_in
 from tests.injector.support import WEBHOOK, pod
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from injector.annotations import PortRange
 from injector.profiles.bootstrap import EnvoyConfig, bootstrap
 from meshgraft.lab.envoy import envoy_binary
+from vocabulary.annotations import PortRange
 
 
 def config(**fields: Any) -> EnvoyConfig:

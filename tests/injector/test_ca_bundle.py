@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from injector.ca_bundle import QUIET_SECONDS, Contest, bundles, last_writer, with_bundle
+from injector.certificates.ca_bundle import (
+    QUIET_SECONDS,
+    Contest,
+    bundles,
+    last_writer,
+    with_bundle,
+)
 from tests.injector.cert_support import configuration
 
 

@@ -15,9 +15,10 @@ import structlog
 from cryptography import x509
 from structlog.testing import capture_logs
 
-from injector import cert_folder
-from injector.cert_folder import CertFolder
-from injector.certs import (
+from injector.certificates import folder as cert_folder
+from injector.certificates.folder import CertFolder
+from injector.certificates.live import LiveCertificate
+from injector.certificates.x509 import (
     LEAF_LIFETIME,
     CertificateError,
     ServingCert,
@@ -27,8 +28,7 @@ from injector.certs import (
     load,
     write_pair,
 )
-from injector.files import FileError
-from injector.tls import LiveCertificate
+from process.files import FileError
 from tests.injector.cert_support import NOW
 from tests.injector.test_reload import Mount
 
@@ -141,7 +141,7 @@ def test_a_pair_that_others_put_in_place_is_never_overwritten(setup: Setup) -> N
 def test_a_certificate_of_another_issuer_is_left_to_expire(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("injector.certs.LEAF_NAME", "somebody else's")
+    monkeypatch.setattr("injector.certificates.x509.LEAF_NAME", "somebody else's")
     write_pair(setup.folder, AUTHORITY, issue_serving(AUTHORITY, SANS, NOW))
     setup.source.start()
     with pytest.raises(CertificateError, match="expired"):

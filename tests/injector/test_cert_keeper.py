@@ -20,18 +20,18 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
-from injector.authority import Policy
-from injector.background import keep_running
-from injector.ca_bundle import bundles
-from injector.cert_keeper import CONFLICT_SECONDS, Clock, Keeper, Kept
-from injector.cert_metrics import CertMetrics
-from injector.cert_replica import identity, work_of_replica
-from injector.certificate_secret import read_held, write_held
-from injector.certs import BACKDATED, CertificateError
-from injector.metrics import Metrics
-from injector.tls import LiveCertificate
+from injector.certificates.authority import Policy
+from injector.certificates.ca_bundle import bundles
+from injector.certificates.keeper import CONFLICT_SECONDS, Clock, Keeper, Kept
+from injector.certificates.live import LiveCertificate
+from injector.certificates.metrics import CertMetrics
+from injector.certificates.replica import identity, work_of_replica
+from injector.certificates.secret import read_held, write_held
+from injector.certificates.x509 import BACKDATED, CertificateError
+from injector.service.metrics import Metrics
 from kubeapi.client import ApiServer, ApiServerError
 from kubeapi.config import load_config
+from process.background import keep_running
 from tests.injector.cert_support import HOOKS, KEPT, NOW, SECRET, SERVICE, accepts, configuration
 from tests.kubeapi.fake_apiserver import Asked, Fault, until
 from tests.kubeapi.keeping_apiserver import KeepingApiServer, keeping

@@ -20,16 +20,16 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from injector import lease as lease_module
-from injector.authority import Policy, parse_bundle
-from injector.background import keep_running
-from injector.ca_bundle import bundles
-from injector.cert_keeper import Clock
-from injector.cert_replica import work_of_replica
-from injector.metrics import Metrics
-from injector.tls import LiveCertificate
+from injector.certificates import lease as lease_module
+from injector.certificates.authority import Policy, parse_bundle
+from injector.certificates.ca_bundle import bundles
+from injector.certificates.keeper import Clock
+from injector.certificates.live import LiveCertificate
+from injector.certificates.replica import work_of_replica
+from injector.service.metrics import Metrics
 from kubeapi.client import ApiServer
 from kubeapi.config import load_config
+from process.background import keep_running
 from tests.injector.cert_support import (
     HOOKS,
     KEPT,

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from injector.certs import (
+from injector.certificates.x509 import (
     BACKDATED,
     CA_LIFETIME,
     LEAF_LIFETIME,
@@ -35,7 +35,7 @@ from injector.certs import (
     validity_problem,
     write_pair,
 )
-from injector.files import FileError
+from process.files import FileError
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 SANS = ["meshgraft-injector.meshgraft.svc", "localhost", "127.0.0.1", "::1"]

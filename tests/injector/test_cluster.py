@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from injector import cluster, namespaces
-from injector.cluster import KubeCluster, Lookups
-from injector.cluster_metrics import ClusterMetrics
-from injector.model import Namespace, Owner
-from injector.namespaces import Namespaces
-from injector.objects import ClusterError, ObjectMeta, OwnerReference
+from injector.cluster import lookups as cluster
+from injector.cluster import namespaces
+from injector.cluster.lookups import KubeCluster, Lookups
+from injector.cluster.metrics import ClusterMetrics
+from injector.cluster.namespaces import Namespaces
+from injector.cluster.owners import ClusterError, ObjectMeta, OwnerReference
+from injector.core.model import Namespace, Owner
 from kubeapi import client, reflector
 from kubeapi.client import ApiServer, Backoff
 from kubeapi.config import load_config

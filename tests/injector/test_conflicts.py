@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from injector.conflicts import conflicts
-from injector.values import Values
+from injector.core.conflicts import conflicts
+from injector.core.values import Values
 from tests.injector.support import inject, pod, settings
 
 SET = settings(proxy={"uid": 2102, "gid": 2103})

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from injector.connection_limit import (
+from injector.service.connection_limit import (
     GRACE_SECONDS,
     REFUSAL_SECONDS,
     ConnectionLimit,

@@ -10,9 +10,8 @@ import jsonpatch
 import kubernetes_validate
 import pytest
 
-from injector.annotations import INJECT, OPAQUE_PORTS
-from injector.diff import diff
-from injector.model import Namespace, Object, Owner, SkipReason
+from injector.core.diff import diff
+from injector.core.model import Namespace, Object, Owner, SkipReason
 from tests.injector.support import (
     COMMAND,
     INJECTED_PODS,
@@ -28,6 +27,7 @@ from tests.injector.support import (
     recorded,
     settings,
 )
+from vocabulary.annotations import INJECT, OPAQUE_PORTS
 
 R = SkipReason
 SKIPPED_PODS = {

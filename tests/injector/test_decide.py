@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from injector.decide import decide
-from injector.model import Namespace, Object, SkipReason
-from injector.values import Values
+from injector.core.decide import decide
+from injector.core.model import Namespace, Object, SkipReason
+from injector.core.values import Values
 from tests.injector.support import COMMAND, WEBHOOK, meshed, pod, recorded, settings
 
 R = SkipReason

@@ -10,9 +10,9 @@ import jsonpatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from injector.diff import diff
-from injector.model import Additions, Object
-from injector.splice import splice
+from injector.core.diff import diff
+from injector.core.model import Additions, Object
+from injector.core.splice import splice
 from tests.injector.support import pod
 
 _LEAVES = st.one_of(st.none(), st.booleans(), st.integers(0, 3), st.text("ab/~", max_size=2))

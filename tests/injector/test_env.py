@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from injector.annotations import BadItems, BadValue
-from injector.annotations.env import parse_env
+from vocabulary.annotations import BadItems, BadValue
+from vocabulary.annotations.env import parse_env
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from injector.core import mutate
-from injector.model import Namespace, Object, Outcome, Owner
+from injector.core.model import Namespace, Object, Outcome, Owner
+from injector.core.mutate import mutate
+from injector.core.values import Values
 from injector.profiles import get_profile
-from injector.values import Values
 from tests.injector.support import WEBHOOK, pod, settings
 
 PROFILES = ("envoy", "linkerd")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from injector.server import Process
+from injector.service.server import Process
 from meshgraft.commands.webhook import webhook
 from tests.injector.running import DATA, REVIEW, connected
 
@@ -65,7 +65,7 @@ def test_reviews_leave_no_cycles_behind(
 
 def test_what_is_there_at_the_start_is_not_walked_again() -> None:
     code = (
-        "import gc, injector.webhook; from meshgraft._heap import settle; before = gc.get_count;"
+        "import gc, injector.service.app; from process.heap import settle; before = gc.get_count;"
         "settle(); print(gc.get_freeze_count(), len(gc.get_objects()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

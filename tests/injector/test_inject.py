@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from injector.inject import inject_rule
-from injector.manifests import Problem, Refusal, Report, transform, uninject_rule
-from injector.model import Object
+from injector.core.model import Object
+from injector.manifests.inject import inject_rule
+from injector.manifests.objects import Problem, Refusal, Report, transform, uninject_rule
 from tests.injector.manifest_support import PATHS, how, inject, pod_in, workload
 from tests.injector.support import container, env, names, pod, settings
 

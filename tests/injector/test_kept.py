@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from injector.kept import Kept
+from injector.core.kept import Kept
 
 
 def test_a_text_is_made_once() -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from injector import kube_events
-from injector.cluster_metrics import ClusterMetrics
-from injector.events import wanted_events
-from injector.kube_events import BURST, QUEUE, KubeEvents, Pace
-from injector.model import Event, Outcome, Owner, SkipReason
-from injector.review import Review, decode
+from injector.cluster import kube_events
+from injector.cluster.events import wanted_events
+from injector.cluster.kube_events import BURST, QUEUE, KubeEvents, Pace
+from injector.cluster.metrics import ClusterMetrics
+from injector.core.model import Event, Outcome, Owner, SkipReason
+from injector.service.review import Review, decode
 from kubeapi.client import ApiServer
 from kubeapi.config import load_config
 from tests.injector.support import inject, meshed, pod

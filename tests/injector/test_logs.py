@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from injector import logs
+from process import logs
 
 
 @pytest.fixture(autouse=True)

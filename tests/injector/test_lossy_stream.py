@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from injector.lossy_stream import LossyStream
+from process.lossy_stream import LossyStream
 
 
 def test_lines_come_out_whole_and_in_order() -> None:
@@ -57,7 +57,7 @@ def test_what_nobody_reads_is_dropped_and_counted() -> None:
 
 def test_the_last_words_of_a_process_are_written() -> None:
     code = (
-        "import structlog; from injector import logs; logs.configure('json');"
+        "import structlog; from process import logs; logs.configure('json');"
         "[structlog.get_logger().info('line', n=n) for n in range(500)]"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
@@ -67,7 +67,7 @@ def test_the_last_words_of_a_process_are_written() -> None:
 def test_a_process_whose_log_is_not_read_goes_on() -> None:
     reading, writing = os.pipe()
     code = (
-        "import structlog; from injector import logs; logs.configure('json');"
+        "import structlog; from process import logs; logs.configure('json');"
         "[structlog.get_logger().info('line', n=n, x='y'*200) for n in range(5000)]; print('on')"
     )
     process = subprocess.Popen(

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from injector.inject import inject_rule
-from injector.manifests import Problem, transform, uninject_rule
-from injector.model import Object
+from injector.core.model import Object
+from injector.manifests.inject import inject_rule
+from injector.manifests.objects import Problem, transform, uninject_rule
 from tests.injector.manifest_support import how, pod_in, workload
 from tests.injector.support import pod
 

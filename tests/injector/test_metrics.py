@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from injector.metrics import MAX_NAMESPACES, OTHER, Metrics
-from injector.model import Outcome, Owner, SkipReason
+from injector.core.model import Outcome, Owner, SkipReason
+from injector.service.metrics import MAX_NAMESPACES, OTHER, Metrics
 
 REQUESTS = "proxy_inject_admission_requests_total"
 RESPONSES = "proxy_inject_admission_responses_total"

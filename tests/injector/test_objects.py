@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from injector.files import FileError
-from injector.model import Namespace, Owner
-from injector.objects import (
+from injector.cluster.owners import (
     ObjectMeta,
     OfflineObjects,
     OwnerReference,
     load_offline_objects,
     resolve_owner,
 )
+from injector.core.model import Namespace, Owner
+from process.files import FileError
 
 NAMESPACES = Path(__file__).parents[1] / "data" / "namespaces.json"
 

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 from cryptography import x509
 
-from injector.certs import issue_authority, issue_serving, write_pair
-from injector.server import parse_address
+from injector.certificates.x509 import issue_authority, issue_serving, write_pair
+from injector.service.server import parse_address
 from tests.injector.support import pod
 from tests.kubeapi.fake_apiserver import FakeApiServer, Fault, running, until
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from injector.annotations import INJECT
-from injector.diff import diff
-from injector.model import Namespace, Object
+from injector.core.diff import diff
+from injector.core.model import Namespace, Object
 from tests.injector.support import env, inject, pod, settings
+from vocabulary.annotations import INJECT
 
 BY_LABEL = settings(meshgraft={"optIn": "label"})
 

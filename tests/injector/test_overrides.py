@@ -7,10 +7,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from injector.annotations import BY_KEY
-from injector.overrides import FLAGS, BadOverrideError, Overrides, go_duration, parse_config
-from injector.values import Values
+from injector.core.values import Values
+from injector.manifests.overrides import (
+    FLAGS,
+    BadOverrideError,
+    Overrides,
+    go_duration,
+    parse_config,
+)
 from tests.injector.support import settings
+from vocabulary.annotations import BY_KEY
 
 BASE = settings()
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from injector.annotations import parse
-from injector.annotations.parse import BadItems, BadValue, Duration, Quantity
-from injector.annotations.redirect import PortRange
+from vocabulary.annotations import parse
+from vocabulary.annotations.parse import BadItems, BadValue, Duration, Quantity
+from vocabulary.annotations.redirect import PortRange
 
 MS = 10**6
 SECOND = 10**9

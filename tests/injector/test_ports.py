@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from injector.model import Object
-from injector.ports import default_opaque_ports, inbound_ports, resolve_opaque_ports
-from injector.values import Values
+from injector.core.model import Object
+from injector.core.ports import default_opaque_ports, inbound_ports, resolve_opaque_ports
+from injector.core.values import Values
 from tests.injector.support import pod, recorded, settings
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from injector.annotations import REDIRECT_ANNOTATION, PortRange, parse_redirect
-from injector.core import mutate
-from injector.model import Namespace, Object, Origin, Outcome, Owner, SkipReason
+from injector.core.model import Namespace, Object, Origin, Outcome, Owner, SkipReason
+from injector.core.mutate import mutate
+from injector.core.values import decode_values
 from injector.profiles import get_profile
 from injector.profiles.envoy import _literal
-from injector.values import decode_values
 from meshgraft.lab.envoy import expand
+from vocabulary.annotations import REDIRECT_ANNOTATION, PortRange, parse_redirect
 
 OWNER = Owner("deployment", "web")
 

@@ -6,11 +6,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from injector.annotations import REDIRECT_ANNOTATION, parse_redirect
-from injector.model import Object, Owner
-from injector.redirect import redirect_for
-from injector.resolve import resolve
-from injector.values import BadValues
+from injector.core.model import Object, Owner
+from injector.core.redirect import redirect_for
+from injector.core.resolve import resolve
+from injector.core.values import BadValues
 from tests.injector.support import (
     COMMAND,
     container,
@@ -22,6 +21,7 @@ from tests.injector.support import (
     recorded,
     settings,
 )
+from vocabulary.annotations import REDIRECT_ANNOTATION, parse_redirect
 
 L = "LINKERD2_PROXY_"
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from injector.core import mutate
-from injector.model import Namespace, Object, Origin, Owner
+from injector.core.model import Namespace, Object, Origin, Owner
+from injector.core.mutate import mutate
+from injector.core.values import decode_values
 from injector.profiles import get_profile
-from injector.values import decode_values
 
 NAMESPACE = Namespace("shop", {"linkerd.io/inject": "enabled"})
 

@@ -18,15 +18,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from injector.core import mutate
-from injector.diff import diff
-from injector.events import LoggedEvents
-from injector.health import Health
-from injector.metrics import Metrics
-from injector.objects import load_offline_objects
+from injector.cluster.events import LoggedEvents
+from injector.cluster.owners import load_offline_objects
+from injector.core.diff import diff
+from injector.core.mutate import mutate
 from injector.profiles import get_profile
-from injector.settings import ProfileName, Settings
-from injector.webhook import Injector, create_app
+from injector.service.app import Injector, create_app
+from injector.service.metrics import Metrics
+from injector.service.settings import ProfileName, Settings
+from process.health import Health
 from tests.injector.support import DATA, INJECTED_PODS, REVIEWS, WEBHOOK, request
 
 PROFILES: tuple[ProfileName, ...] = ("envoy", "linkerd")

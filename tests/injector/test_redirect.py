@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from injector.annotations import PortRange, parse_redirect
-from injector.redirect import redirect_for
+from injector.core.redirect import redirect_for
 from tests.injector.support import pod, settings
+from vocabulary.annotations import PortRange, parse_redirect
 
 
 def _ranges(*pairs: tuple[int, int]) -> tuple[PortRange, ...]:

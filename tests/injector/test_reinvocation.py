@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from injector.annotations.redirect import WEBHOOK
-from injector.core import mutate
-from injector.diff import diff
-from injector.model import Namespace, Object, Origin, Outcome, Owner
+from injector.core.diff import diff
+from injector.core.model import Namespace, Object, Origin, Outcome, Owner
+from injector.core.mutate import mutate
+from injector.core.values import decode_values
 from injector.profiles import PROFILES
-from injector.values import decode_values
 from tests.injector.support import container, env
+from vocabulary.annotations.redirect import WEBHOOK
 
 NAMESPACE = Namespace("shop", {"linkerd.io/inject": "enabled", "config.linkerd.io/proxy-uid": "7"})
 MODES: dict[str, dict[str, Any]] = {

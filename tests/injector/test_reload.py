@@ -17,14 +17,14 @@ from cryptography import x509
 from structlog.testing import capture_logs
 from watchfiles._rust_notify import WatchfilesRustInternalError
 
-from injector import reload
-from injector.background import keep_running
-from injector.cert_folder import CertFolder
-from injector.certs import KeyPair, issue_authority, issue_serving
-from injector.metrics import Metrics, Reloaded
-from injector.reload import Reloadable, keep_fresh
-from injector.settings import Settings, SettingsError
-from injector.tls import LiveCertificate
+from injector.certificates.folder import CertFolder
+from injector.certificates.live import LiveCertificate
+from injector.certificates.x509 import KeyPair, issue_authority, issue_serving
+from injector.service import reload
+from injector.service.metrics import Metrics, Reloaded
+from injector.service.reload import Reloadable, keep_fresh
+from injector.service.settings import Settings, SettingsError
+from process.background import keep_running
 from tests.kubeapi.fake_apiserver import until
 
 NAMES = ["localhost", "127.0.0.1"]
@@ -213,7 +213,7 @@ def test_a_complaint_is_made_once_and_taken_back(logged: list[Any], tmp_path: Pa
 def test_a_defect_in_background_work_is_logged_and_it_starts_anew(
     monkeypatch: pytest.MonkeyPatch, logged: list[Any]
 ) -> None:
-    monkeypatch.setattr("injector.background.RESTART_SECONDS", 0.01)
+    monkeypatch.setattr("process.background.RESTART_SECONDS", 0.01)
     runs: list[int] = []
 
     async def work() -> None:

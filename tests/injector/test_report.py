@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from injector.manifests import Report
-from injector.report import inject_report, uninject_report
+from injector.manifests.objects import Report
+from injector.manifests.report import inject_report, uninject_report
 
 
 def _web(**rest: object) -> Report:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from injector.annotations import ANNOTATIONS, BY_KEY
-from injector.resolve import resolve
-from injector.values import Values, decode_values
+from injector.core.resolve import resolve
+from injector.core.values import Values, decode_values
+from vocabulary.annotations import ANNOTATIONS, BY_KEY
 
 P = "config.linkerd.io/"
 

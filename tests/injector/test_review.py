@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from injector.review import (
+from injector.service.review import (
     MAX_BODY_BYTES,
     MAX_WARNING_CHARS,
     MAX_WARNINGS,

@@ -25,8 +25,8 @@ from typing import Any
 import httpx
 import pytest
 
-from injector.ca_bundle import bundles
-from injector.server import Address, parse_address
+from injector.certificates.ca_bundle import bundles
+from injector.service.server import Address, parse_address
 from tests.injector.cert_support import HOOKS, LEASE, SECRET, SERVICE, configuration
 from tests.injector.support import pod
 from tests.kubeapi.fake_apiserver import until

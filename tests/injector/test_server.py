@@ -16,11 +16,11 @@ from collections.abc import Callable
 
 import pytest
 
-from injector import server
-from injector.health import Health
-from injector.metrics import Metrics
-from injector.server import Address, AddressError, bind, bound, parse_address
-from injector.webhook import create_metrics_app
+from injector.service import server
+from injector.service.app import create_metrics_app
+from injector.service.metrics import Metrics
+from injector.service.server import Address, AddressError, bind, bound, parse_address
+from process.health import Health
 from tests.injector.running import DATA, REVIEW, SECONDS, Running, connected
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from injector.settings import Settings, SettingsError, load_values
-from injector.values import Values
+from injector.core.values import Values
+from injector.service.settings import Settings, SettingsError, load_values
 
 VALUES = {"clusterDomain": "example.org", "proxy": {"ports": {"admin": 4999}}}
 CONFIG_MAP = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from injector.shape import malformed
+from injector.core.schema import malformed
 from tests.injector.support import REVIEWS, request
 
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
-from injector.model import Additions, Object
-from injector.splice import annotate, splice
+from injector.core.model import Additions, Object
+from injector.core.splice import annotate, splice
 from tests.injector.support import names, pod
 
 

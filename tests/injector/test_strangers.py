@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from injector.certs import issue_authority
-from injector.server import HEADER_BYTES, MAX_CONNECTIONS
+from injector.certificates.x509 import issue_authority
+from injector.service.server import HEADER_BYTES, MAX_CONNECTIONS
 from tests.injector.running import REVIEW, Running
 
 STRANGER = "127.0.0.66"

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from injector.annotations import ANNOTATIONS, BY_KEY, REMOVED, Annotation, is_unknown
-from injector.annotations.parse import BadValue
-from injector.resolve import resolve
-from injector.values import Values
+from injector.core.resolve import resolve
+from injector.core.values import Values
+from vocabulary.annotations import ANNOTATIONS, BY_KEY, REMOVED, Annotation, is_unknown
+from vocabulary.annotations.parse import BadValue
 
 # One value for each key that differs from the default, and what no key takes (None: takes all).
 EXAMPLES: dict[str, tuple[str, str | None]] = {
@@ -134,9 +134,10 @@ def test_only_keys_in_our_vocabulary_can_be_unknown(key: str, unknown: bool) -> 
 def test_the_vocabulary_imports_without_the_injector() -> None:
     """The node half imports it: no server, no settings."""
     code = (
-        "import sys, injector.annotations;"
+        "import sys, vocabulary.annotations;"
         "print([name for name in sys.modules if name.split('.')[0] in ('fastapi', 'pydantic',"
-        " 'jsonpatch', 'yaml', 'asyncio') or name in ('injector.values', 'injector.model')])"
+        " 'jsonpatch', 'yaml', 'asyncio')"
+        " or name in ('injector.core.values', 'injector.core.model')])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

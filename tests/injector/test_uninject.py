@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from injector.core import mutate
-from injector.manifests import Refusal
-from injector.model import Namespace, Object, Owner
+from injector.core.model import Namespace, Object, Owner
+from injector.core.mutate import mutate
+from injector.core.splice import annotate
+from injector.manifests.objects import Refusal
+from injector.manifests.workloads import FieldError
 from injector.profiles import PROFILES
-from injector.splice import annotate
-from injector.workloads import FieldError
 from tests.injector.manifest_support import (
     VALUES,
     WITH_CNI,

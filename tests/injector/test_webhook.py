@@ -18,10 +18,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from injector.body import BodyReader
-from injector.health import Health
-from injector.metrics import Metrics
-from injector.model import (
+from injector.cluster.owners import ClusterError, ObjectMeta
+from injector.core.model import (
     Additions,
     BuildInput,
     Event,
@@ -33,11 +31,13 @@ from injector.model import (
     Profile,
     SkipReason,
 )
-from injector.objects import ClusterError, ObjectMeta
-from injector.review import MAX_WARNINGS, Review
-from injector.settings import Settings
-from injector.values import Values
-from injector.webhook import Injector, create_app, create_metrics_app, lookup_seconds
+from injector.core.values import Values
+from injector.service.app import Injector, create_app, create_metrics_app, lookup_seconds
+from injector.service.body import BodyReader
+from injector.service.metrics import Metrics
+from injector.service.review import MAX_WARNINGS, Review
+from injector.service.settings import Settings
+from process.health import Health
 
 ORIGIN = Origin(created_by="test", additions=True)
 PATCH: list[Object] = [{"op": "add", "path": "/spec/x", "value": 1}]

@@ -10,8 +10,8 @@ import pytest
 import structlog
 from cryptography import x509
 
-from injector.authority import dns_names
-from injector.server import Process
+from injector.certificates.authority import dns_names
+from injector.service.server import Process
 from meshgraft._errors import CommandError
 from meshgraft.commands.webhook import webhook
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from injector.annotations import ANNOTATIONS, Annotation
-from injector.annotations.parse import MOST_ITEMS, parse_cidr_text, parse_opaque_port_text
-from injector.resolve import resolve
-from injector.values import Values
+from injector.core.resolve import resolve
+from injector.core.values import Values
+from vocabulary.annotations import ANNOTATIONS, Annotation
+from vocabulary.annotations.parse import MOST_ITEMS, parse_cidr_text, parse_opaque_port_text
 
 SIZE = 256 * 1024
 LIMIT = 0.005

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from injector.yamlpieces import cut, join
-from injector.yamltext import load
+from injector.manifests.documents import cut, join
+from injector.manifests.roundtrip import load
 
 PARTS = st.sampled_from(
     (

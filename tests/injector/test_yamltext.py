@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from injector.yamlpieces import Piece, cut
-from injector.yamltext import YamlError, dump, load
+from injector.manifests.documents import Piece, cut
+from injector.manifests.roundtrip import YamlError, dump, load
 
 _SPELLED = """
 080 0644 0o644 0x1F 0b1 1_000 1e3 1.50 .5 +1 -1 1:30 2020-01-01 2020-01-01T00:00:00Z y n Y N .inf

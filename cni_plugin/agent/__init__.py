@@ -1,0 +1,1 @@
+"""A call of the plugin and its answer: the socket, the decision, the metrics."""

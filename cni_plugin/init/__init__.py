@@ -1,0 +1,1 @@
+"""What runs as init containers: proxy-init and the network validator."""

@@ -1,0 +1,1 @@
+"""Keeps the plugin installed on the node, and takes it out without a trace."""

@@ -1,0 +1,1 @@
+"""Pods that started too early get their rules, and validators their word."""

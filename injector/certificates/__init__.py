@@ -1,0 +1,1 @@
+"""The webhook's certificates, from the authority in a Secret to the pair that is served."""

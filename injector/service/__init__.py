@@ -1,0 +1,1 @@
+"""The webhook as a process: sockets, reviews, settings and their reload."""

@@ -12,9 +12,10 @@ from enum import StrEnum
 from typing import TypeVar
 
 from cni_plugin.agent.netconf import LinkerdConf, NetConf, PodArgs
-from cni_plugin.agent.protocol import CniError, Code
-from cni_plugin.pods.proxy_settings import PROXY, proxy_settings
+from cni_plugin.pods.linkerd import LINKERD_INIT, is_linkerds, wants_api_server
+from cni_plugin.pods.proxy_settings import proxy_settings
 from cni_plugin.pods.source import API_SERVER_PORTS, Pod
+from cni_plugin.spec import CniError, Code
 from vocabulary.annotations.parse import (
     BadItems,
     BadValue,
@@ -43,26 +44,7 @@ MARKS = (
 )
 """What our injector and Linkerd's leave on a pod they mesh; the static program knows them too."""
 
-INHERITED = tuple(
-    f"config.linkerd.io/{key}"
-    for key in (
-        "skip-inbound-ports",
-        "skip-outbound-ports",
-        "skip-subnets",
-        "skip-outbound-subnets",
-        "proxy-uid",
-        "proxy-gid",
-        "inbound-port",
-        "outbound-port",
-        "admin-port",
-        "control-port",
-    )
-)
-"""Annotations that are taken from the namespace where the pod has none of its own (Linkerd's plugin
-takes five of them). What the proxy's container says comes before both."""
 
-_INIT = "linkerd-init"
-_CONTROL_PLANE_LABEL = "linkerd.io/control-plane-component"
 _MAX_ID = 2**31 - 1
 
 
@@ -146,28 +128,12 @@ def _from_object(
     """Linkerd's rule: a proxy, and no init container that sets the rules itself."""
     if ANNOTATION in pod.annotations:
         return _annotated(pod.annotations, args)
-    if _INIT in pod.init_container_names:
+    if LINKERD_INIT in pod.init_container_names:
         return PassThrough(Reason.PROXY_INIT)
     if not is_linkerds(pod):
         return PassThrough(Reason.NO_PROXY)
     direct = api_server_ports if wants_api_server(pod) else ()
     return _linkerd_redirect(conf, pod, direct)
-
-
-def is_linkerds(pod: Pod) -> bool:
-    """Whether Linkerd's injector meshed the pod and left its rules to the CNI plugin."""
-    inits = pod.init_container_names
-    return (
-        ANNOTATION not in pod.annotations
-        and _INIT not in inits
-        and PROXY in pod.container_names | inits
-    )
-
-
-def wants_api_server(pod: Pod) -> bool:
-    """Whether the pod is of Linkerd's control plane, and must reach the API server directly: its
-    own proxy cannot be ready before it has."""
-    return is_linkerds(pod) and bool(pod.labels.get(_CONTROL_PLANE_LABEL))
 
 
 class _Annotations:

@@ -12,14 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
-from cni_plugin.agent.decide import (
-    Decision,
-    NeedPod,
-    PassThrough,
-    Redirected,
-    decide,
-    wants_api_server,
-)
+from cni_plugin.agent.decide import Decision, NeedPod, PassThrough, Redirected, decide
 from cni_plugin.agent.netconf import (
     NetConf,
     PodArgs,
@@ -27,10 +20,12 @@ from cni_plugin.agent.netconf import (
     decode_netconf,
     parse_cni_args,
 )
-from cni_plugin.agent.protocol import DEFAULT_CNI_VERSION, CniError, Code, Request, Response
+from cni_plugin.agent.protocol import Request, Response
 from cni_plugin.dataplane.backends import Backend
 from cni_plugin.dataplane.errors import DataplaneError
+from cni_plugin.pods.linkerd import wants_api_server
 from cni_plugin.pods.source import Pod, PodSource, PodSourceError
+from cni_plugin.spec import DEFAULT_CNI_VERSION, CniError, Code
 
 NETNS_ERROR = "LINKERD_CNI_NETNS_ERROR"
 """Set by the plugin program where it could not open ``CNI_NETNS``; holds the reason."""

@@ -11,12 +11,15 @@ from typing import Annotated, Any
 
 import msgspec
 
-from cni_plugin.agent.protocol import DEFAULT_CNI_VERSION, CniError, Code
+from cni_plugin.spec import (
+    ANNOTATIONS_CAPABILITY,
+    DEFAULT_CNI_VERSION,
+    SUPPORTED_VERSIONS,
+    CniError,
+    Code,
+)
 
-SUPPORTED_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 DEFAULT_EXCLUDED_NAMESPACES = ("kube-system", "linkerd-cni")
-ANNOTATIONS_CAPABILITY = "io.kubernetes.cri.pod-annotations"
-"""The capability under which containerd (1.5 and newer) and CRI-O hand over a pod's annotations."""
 
 
 _Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]

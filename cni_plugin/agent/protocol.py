@@ -11,9 +11,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
-
-import msgspec
 
 VERSION = 1
 MAX_ENV = 64 << 10
@@ -29,9 +26,6 @@ _RESPONSE_MAGIC = b"MGRS"
 
 REQUEST_HEADER_SIZE = _REQUEST.size
 RESPONSE_HEADER_SIZE = _RESPONSE.size
-
-DEFAULT_CNI_VERSION = "1.1.0"
-"""The version of an error's JSON where the configuration names none that can be read."""
 
 
 class ProtocolError(ValueError):
@@ -136,39 +130,3 @@ class Response:
         if exit_code > 255 or len(body) != out + err:
             raise ProtocolError("the response is not as its header says")
         return cls(exit_code, body[:out], body[out:])
-
-
-class Code(IntEnum):
-    """CNI's error codes (SPEC 1.1.0, "Error"); from 100 on they are a plugin's own."""
-
-    INCOMPATIBLE_VERSION = 1
-    BAD_ENVIRONMENT = 4
-    IO_FAILURE = 5
-    BAD_CONTENT = 6
-    BAD_CONFIG = 7
-    TRY_AGAIN_LATER = 11
-    NOT_AVAILABLE = 50
-    RULES_DIFFER = 100
-    RULES_FAILED = 101
-    INTERNAL = 999
-
-
-class CniError(Exception):
-    """An error for the runtime, and for the person who reads ``kubectl describe pod``."""
-
-    def __init__(self, code: Code, msg: str, details: str = "") -> None:
-        super().__init__(msg)
-        self.code = code
-        self.msg = msg
-        self.details = details
-
-    def to_json(self, cni_version: str = DEFAULT_CNI_VERSION) -> bytes:
-        """The error result that goes to stdout."""
-        return msgspec.json.encode(
-            {
-                "cniVersion": cni_version,
-                "code": int(self.code),
-                "msg": self.msg,
-                "details": self.details,
-            }
-        )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
 import threading
 import weakref
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -28,6 +30,8 @@ libraries, some tenths; the plugin program waits 10 s in all, and is to hear wha
 
 _ERRORS = {cls.__name__: cls for cls in (InvalidRedirectError, NetnsError)}
 """Errors that keep their class on the way from the worker."""
+_HOME = str(Path(__file__).resolve().parents[2])
+"""Where this package and its like are: the worker finds them there, however they came here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ def _start() -> _Worker:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": _HOME},
                 start_new_session=True,  # a signal to our group must not break a request
             )
         except OSError as error:

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 
 from cni_plugin.dataplane.addresses import Network, network
 from cni_plugin.dataplane.errors import NetnsError
+from cni_plugin.dataplane.inbound_word import Mailbox
 from cni_plugin.init.validator_targets import Address, Target, Version, Wanted, parse_address, plan
-from cni_plugin.repair.inbound_word import Mailbox
 
 __all__ = ["Address", "NotValidatedError", "Wanted", "parse_address", "parse_timeout", "validate"]
 

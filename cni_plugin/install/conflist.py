@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import PurePath
 from typing import Any
 
-from cni_plugin.agent.netconf import ANNOTATIONS_CAPABILITY, SUPPORTED_VERSIONS
 from cni_plugin.install import libcni
+from cni_plugin.spec import ANNOTATIONS_CAPABILITY, SUPPORTED_VERSIONS
 
 Config = dict[str, Any]
 """One parsed JSON object; the order of its keys is the file's."""

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import structlog
 
-from cni_plugin.agent.background import NoMoreThreads
 from kubeapi.client import ApiServer, ApiServerError
+from process.threads import NoMoreThreads
 
 _T = TypeVar("_T")
 _SPARE_SECONDS = 1.0

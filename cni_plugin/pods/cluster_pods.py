@@ -10,19 +10,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 import structlog
 from cachetools import LRUCache
 
-from cni_plugin.agent.decide import INHERITED, is_linkerds
-from cni_plugin.agent.metrics import Metrics
 from cni_plugin.pods.api_thread import ApiThread
+from cni_plugin.pods.linkerd import INHERITED, is_linkerds
 from cni_plugin.pods.proxy_settings import proxy_settings, slim
 from cni_plugin.pods.source import API_SERVER_PORTS, MIRROR_ANNOTATION, Pod, PodSourceError
 from kubeapi.client import METADATA, ApiServerError, is_name
-from kubeapi.reflector import Collection, Reflector
+from kubeapi.reflector import Collection, Observer, Reflector
 
 LOOKUP_SECONDS = 2.0
 """For each of the two requests at most (pod, namespace); the plugin program waits 10 s in all."""
@@ -129,6 +128,13 @@ def _lacking(pod: Pod) -> list[str]:
     ]
 
 
+class LookUps(Observer, Protocol):
+    """Hears how pods are found, for metrics."""
+
+    def looked_up(self, result: Literal["memory", "fetched", "missing", "failed"]) -> None:
+        """One pod was asked for, and this came of it."""
+
+
 class ClusterPods:
     """A `PodSource` that is an API server.
 
@@ -136,7 +142,7 @@ class ClusterPods:
     know is asked for.
     """
 
-    def __init__(self, api: ApiThread, node: str | None, metrics: Metrics) -> None:
+    def __init__(self, api: ApiThread, node: str | None, metrics: LookUps) -> None:
         """To be made before ``api`` is started. ``node`` is this node's name in the cluster;
         without it nothing is watched."""
         self._api = api

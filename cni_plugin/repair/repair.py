@@ -18,20 +18,21 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
-from cni_plugin.agent.decide import PassThrough, Redirected, decide, is_linkerds, wants_api_server
+from cni_plugin.agent.decide import PassThrough, Redirected, decide
 from cni_plugin.agent.metrics import RepairMetrics, RepairResult
 from cni_plugin.agent.netconf import NetConf, PodArgs
-from cni_plugin.agent.protocol import CniError
 from cni_plugin.dataplane.addresses import IPAddress
 from cni_plugin.dataplane.backends import Backend
 from cni_plugin.dataplane.errors import DataplaneError
 from cni_plugin.dataplane.expected import Expected, key_of
 from cni_plugin.dataplane.foreign_nat import Owner, nat_owner
+from cni_plugin.pods.linkerd import is_linkerds, wants_api_server
 from cni_plugin.pods.netns import AmbiguousNetnsError, NetnsNotFoundError, PodNetns
 from cni_plugin.pods.source import NodePods, Pod, PodSourceError
 from cni_plugin.pods.status import addresses, is_finished, is_held_back
 from cni_plugin.repair.news import CHECK_SECONDS, EVICT_SECONDS, PATIENCE_SECONDS, Case, News
 from cni_plugin.repair.report import Reporter
+from cni_plugin.spec import CniError
 
 TICK_SECONDS = 0.25
 """How often it is seen whether a pod has changed: a look at memory, without any request."""

@@ -18,9 +18,9 @@ import structlog
 from cni_plugin.dataplane.backends import Backend
 from cni_plugin.dataplane.errors import DataplaneError
 from cni_plugin.dataplane.expected import Expected, Key, key_of
+from cni_plugin.dataplane.inbound_word import tell
 from cni_plugin.dataplane.netns import open_netns
 from cni_plugin.pods.netns import RUN_NETNS
-from cni_plugin.repair.inbound_word import tell
 from vocabulary.annotations.redirect import Redirect
 
 TICK_SECONDS = 0.1

@@ -225,7 +225,7 @@ static bool outbound(const struct flags *flags) {
            (!six || is_proven(six_at, &to, "[2001:db8::2]:1404", AF_INET6));
 }
 
-/* ---- the agent's word (cni_plugin/repair/inbound_word.py) ---- */
+/* ---- the agent's word (cni_plugin/dataplane/inbound_word.py) ---- */
 
 static int mailbox(void) {
     static const char name[] = "\0meshgraft-network-validator";

@@ -20,10 +20,9 @@ import structlog
 from injector.certificates.authority import Policy, Step, Trust, View, decide, take
 from injector.certificates.ca_bundle import Contest, bundles, last_writer, with_bundle
 from injector.certificates.live import LiveCertificate, utc_now
-from injector.certificates.metrics import CertMetrics, Written
+from injector.certificates.metrics import CertMetrics, Reloads, Written
 from injector.certificates.secret import Held, read_held, write_held
 from injector.certificates.x509 import CertificateError, validity_problem
-from injector.service.metrics import Metrics
 from kubeapi.client import ApiServer, ApiServerError, Backoff
 from kubeapi.objects import ObjectRef, parse_ref, read, write
 from kubeapi.reading import LEASES, MUTATING_WEBHOOKS, SECRETS, Object
@@ -90,7 +89,7 @@ class Keeper:
         live: LiveCertificate,
         *,
         may_act: Callable[[], bool],
-        metrics: Metrics,
+        metrics: Reloads,
         cert_metrics: CertMetrics,
         clock: Clock | None = None,
     ) -> None:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 Written = Literal["ca", "certificate", "ca_bundle"]
+
+
+class Reloads(Protocol):
+    """What the process counts beside: what was taken up anew; with the registry for the rest."""
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Where metrics are registered."""
+
+    def reload_ok(self, what: Literal["certificate"], *, changed: bool) -> None:
+        """It was read without a fault."""
 
 
 class CertMetrics:

@@ -13,8 +13,7 @@ from injector.certificates.authority import Policy
 from injector.certificates.keeper import Clock, Keeper, Kept
 from injector.certificates.lease import Lease
 from injector.certificates.live import LiveCertificate
-from injector.certificates.metrics import CertMetrics
-from injector.service.metrics import Metrics
+from injector.certificates.metrics import CertMetrics, Reloads
 from kubeapi.client import METADATA, METADATA_LIST, ApiServer
 from kubeapi.objects import ObjectRef
 from kubeapi.reflector import Collection, Reflector
@@ -31,7 +30,7 @@ def work_of_replica(
     kept: Kept,
     policy: Policy,
     live: LiveCertificate,
-    metrics: Metrics,
+    metrics: Reloads,
     *,
     name: str,
     clock: Clock | None = None,

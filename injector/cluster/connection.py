@@ -14,7 +14,7 @@ from injector.cluster.kube_events import KubeEvents
 from injector.cluster.lookups import KubeCluster
 from injector.cluster.metrics import ClusterMetrics
 from injector.cluster.namespaces import Namespaces
-from injector.cluster.owners import Cluster, load_offline_objects
+from injector.cluster.source import Cluster, load_offline_objects
 from kubeapi.client import ApiServer
 from kubeapi.config import KubeconfigError, in_cluster, load_config
 from process.background import Work

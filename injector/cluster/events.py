@@ -8,7 +8,6 @@ from typing import Protocol
 import structlog
 
 from injector.core.model import Event, Outcome, Owner, SkipReason
-from injector.service.review import Review
 
 _log = structlog.get_logger()
 
@@ -16,8 +15,8 @@ _log = structlog.get_logger()
 class EventSink(Protocol):
     """Takes events for an owner. Must neither wait nor raise: a pod is waiting."""
 
-    def send(self, review: Review, owner: Owner, events: Sequence[Event]) -> None:
-        """Queue the events; the webhook does not call this for a dry run."""
+    def send(self, namespace: str, owner: Owner, events: Sequence[Event]) -> None:
+        """Queue the events for an owner in that namespace; never called for a dry run."""
 
 
 def wanted_events(outcome: Outcome) -> Sequence[Event]:
@@ -32,14 +31,14 @@ def wanted_events(outcome: Outcome) -> Sequence[Event]:
 class LoggedEvents:
     """Where there is no API server to take events, they go to the log (level debug)."""
 
-    def send(self, review: Review, owner: Owner, events: Sequence[Event]) -> None:
+    def send(self, namespace: str, owner: Owner, events: Sequence[Event]) -> None:
         """Log each event."""
         for event in events:
             _log.debug(
                 "event",
                 reason=event.reason,
                 note=event.message,
-                namespace=review.namespace,
+                namespace=namespace,
                 ownerKind=owner.kind,
                 ownerName=owner.name,
             )

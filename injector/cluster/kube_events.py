@@ -16,9 +16,8 @@ import structlog
 from cachetools import TTLCache
 
 from injector.cluster.metrics import ClusterMetrics
-from injector.cluster.owners import ClusterError
+from injector.cluster.source import ClusterError
 from injector.core.model import Event, Object, Owner
-from injector.service.review import Review
 from kubeapi.client import ApiServer, ApiServerError, Backoff
 from kubeapi.events import About, Reporter, event_object
 
@@ -82,7 +81,7 @@ class KubeEvents:
         self._pace = Pace(BURST, PER_SECOND)
         self._failing = False
 
-    def send(self, review: Review, owner: Owner, events: Sequence[Event]) -> None:
+    def send(self, namespace: str, owner: Owner, events: Sequence[Event]) -> None:
         """Queue the events, unless they were sent lately or the queue is full.
 
         A pod without an owner gets none: it does not exist yet, so there is no uid by which
@@ -91,7 +90,7 @@ class KubeEvents:
         if not owner.uid:
             return
         for event in events:
-            self._enqueue(_Queued(review.namespace, owner, event))
+            self._enqueue(_Queued(namespace, owner, event))
 
     def _enqueue(self, queued: _Queued) -> None:
         key = (queued.owner.uid, queued.event)

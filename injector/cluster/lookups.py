@@ -13,15 +13,15 @@ from cachetools import TTLCache
 
 from injector.cluster.metrics import ClusterMetrics
 from injector.cluster.namespaces import NamespaceObject, Namespaces
-from injector.cluster.owners import (
-    ClusterError,
+from injector.cluster.source import ClusterError
+from injector.core.model import Namespace, Owner
+from injector.core.owners import (
     ObjectMeta,
     OwnerReference,
     direct_owner,
     is_followed,
     resolve_owner,
 )
-from injector.core.model import Namespace, Owner
 from kubeapi.client import METADATA, ApiServer, ApiServerError, is_name
 
 FETCH_SECONDS = 3.0

@@ -13,15 +13,15 @@ from typing import Any
 
 import msgspec
 
-from injector.core.model import Additions, Object
-from injector.core.pods import annotations_of, containers
-from injector.profiles.common import (
+from injector.core.marks import (
     CONTROL_PLANE_NS_LABEL,
     DEFAULT_CONTAINER,
     SAFE_TO_EVICT,
     WORKLOAD_NS_LABEL,
+    all_marks,
 )
-from injector.profiles.envoy import INIT, PROXY, VALIDATOR
+from injector.core.model import Additions, Object
+from injector.core.pods import annotations_of, containers
 from vocabulary.annotations import ALPHA_PREFIX, BETA_PREFIX, INJECT, PREFIX
 from vocabulary.annotations.redirect import CREATED_BY, WEBHOOK
 
@@ -33,23 +33,6 @@ keys below, names joined by commas."""
 
 LISTS = ("initContainers", "containers", "volumes")
 """The parts of a pod's spec to which inject adds, each item with a name."""
-PROFILE = "meshgraft.io/profile"
-_LINKERD_PROXY, DEBUG = "linkerd-proxy", "linkerd-debug"
-CONTAINERS = frozenset((_LINKERD_PROXY, "linkerd-init", "linkerd-network-validator", DEBUG))
-PROXIES = frozenset((_LINKERD_PROXY, PROXY))
-VALIDATORS = frozenset(("linkerd-network-validator", VALIDATOR))
-OUR_CONTAINERS = CONTAINERS | {PROXY, INIT, VALIDATOR}
-"""Where the pod says that it is ours: else these names may well be an application's own."""
-VOLUMES = frozenset(
-    (
-        "linkerd-identity-end-entity",
-        "linkerd-proxy-init-xtables-lock",
-        "linkerd-identity-token",
-        "linkerd-podinfo",
-    )
-)
-_NOT_TOLD = VOLUMES | {""}
-"""Volumes in the autoscaler's annotation of which nobody could tell later who listed them."""
 _LABELS = frozenset((CONTROL_PLANE_NS_LABEL, WORKLOAD_NS_LABEL))
 _LABEL_PREFIX = "linkerd.io/proxy-"
 PULL_SECRETS = "added:imagePullSecrets"
@@ -99,14 +82,15 @@ def _changes(pod: Object, additions: Additions) -> Iterator[tuple[str, str | Non
     if additions.position == "first" and DEFAULT_CONTAINER in annotations:
         yield DEFAULT_CONTAINER, annotations[DEFAULT_CONTAINER]
     listed = annotations.get(SAFE_TO_EVICT)
-    if listed is not None and not _NOT_TOLD.isdisjoint(listed.split(",")):
+    # Nobody could tell later who listed a volume of ours, or an empty name.
+    if listed is not None and not (all_marks().volumes | {""}).isdisjoint(listed.split(",")):
         yield SAFE_TO_EVICT, listed
     labels = (pod.get("metadata") or {}).get("labels") or {}
     for key, text in labels.items():
         if is_label(key):
             yield _LABEL + key, text
     for items in LISTS:
-        known = VOLUMES if items == "volumes" else OUR_CONTAINERS
+        known = all_marks().volumes if items == "volumes" else all_marks().containers
         own = {each.get("name", "") for each in pod["spec"].get(items) or ()} & known
         if own:
             yield _OWN + items, ",".join(sorted(own))

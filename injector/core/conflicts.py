@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from injector.core.model import Object
 from injector.core.pods import containers
 from injector.core.ports import PROBES
-from injector.core.values import Values
-from injector.profiles.common import proxy_position
+from injector.core.values import Values, proxy_position
 from vocabulary.annotations import PREFIX
 
 _NODE, _LINKERD = "node", "linkerd"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
+from injector.core.marks import Marks
 from injector.core.values import Values
 
 Object = dict[str, Any]
@@ -150,6 +151,10 @@ class Profile(Protocol):
     @property
     def ignores(self) -> frozenset[str]:
         """Keys of annotations that mean nothing to this kind of proxy; who sets one is told."""
+
+    @property
+    def marks(self) -> Marks:
+        """What its containers, volumes and variables are called."""
 
     def build(self, given: BuildInput) -> Additions:
         """What to add to the pod. Pure; must not change ``given.pod``."""

@@ -10,10 +10,11 @@ from dataclasses import replace
 
 import msgspec
 
-from injector.core.authorship import LISTS, PROFILE, author_of, changes, created_by
+from injector.core.authorship import LISTS, author_of, changes, created_by
 from injector.core.conflicts import conflicts
 from injector.core.decide import Decision, decide
 from injector.core.fit import fit, oversize
+from injector.core.marks import PROFILE, marks_of
 from injector.core.model import (
     BuildInput,
     Event,
@@ -34,7 +35,6 @@ from injector.core.resolve import inject_warnings, resolve, unknown_warnings
 from injector.core.splice import annotate, splice
 from injector.core.uninject import uninject
 from injector.core.values import Values
-from injector.profiles.node import NodeProfile
 from vocabulary.annotations import INJECT, OPAQUE_PORTS, REDIRECT_ANNOTATION
 from vocabulary.annotations.redirect import CREATED_BY, WEBHOOK
 
@@ -83,7 +83,7 @@ def _is_our_work(obj: Object, origin: Origin, decision: Decision) -> bool:
         return False
     if decision.reasons:
         return decision.reasons == (SkipReason.SIDECAR_EXISTS,)
-    return annotations.get(PROFILE) == NodeProfile.name
+    return bool(marks_of(annotations.get(PROFILE, "")).variables)
 
 
 def _again(

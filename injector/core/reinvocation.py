@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from injector.core.authorship import LISTS, OUR_CONTAINERS, PROXIES, VALIDATORS
+from injector.core.authorship import LISTS
+from injector.core.marks import all_marks
 from injector.core.model import Object
 from injector.core.pods import containers
 from vocabulary.annotations import PREFIX
@@ -35,16 +36,18 @@ def rejoin(pod: Object, fresh: Object) -> Object:
 def broken_by_others(pod: Object, fresh: Object) -> Iterator[str]:
     """A warning for each thing that others made of what we added, and that keeps it from working:
     ``pod`` is as it came again, ``fresh`` as it would be without them."""
+    marks = all_marks()
     inits = pod["spec"].get("initContainers") or ()
     present = {each.get("name"): each for each in containers(pod)}
     for ours in containers(fresh):
         name = ours.get("name")
-        if name in PROXIES and name in present:
+        if name in marks.proxies and name in present:
             yield from _of_user(name, _user(present[name]), _user(ours), present)
-    natives = [number for number, each in enumerate(inits) if each.get("name") in PROXIES]
-    if natives and not VALIDATORS.isdisjoint(present):  # The rules are there before all of them.
+    natives = [number for number, each in enumerate(inits) if each.get("name") in marks.proxies]
+    # With a validator, the rules are there before all of them.
+    if natives and not marks.validators.isdisjoint(present):
         for each in inits[: natives[0]]:
-            if each.get("name") not in OUR_CONTAINERS:
+            if each.get("name") not in marks.containers:
                 yield (
                     f'initContainers "{each.get("name")}" was put in front of the proxy, where '
                     "nothing takes its connections. Have its webhook put it last, or skip the "
@@ -61,7 +64,7 @@ def _of_user(
             f"are for {wanted}, so it would catch its own traffic. Name a uid that the policy "
             f"allows, and nobody else in the pod has ({PREFIX}proxy-uid)"
         )
-    for validator in sorted(VALIDATORS & present.keys()):
+    for validator in sorted(all_marks().validators & present.keys()):
         if found is not None and _user(present[validator]) == found:
             yield (
                 f'initContainers "{validator}" has runAsUser {found}, as the proxy: it would never '

@@ -8,18 +8,12 @@ in ``linkerd.io/created-by`` calls the pod's own stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from injector.core.authorship import (
     COMMAND,
-    CONTAINERS,
-    DEBUG,
     LISTS,
-    OUR_CONTAINERS,
-    PROFILE,
-    PROXIES,
-    VOLUMES,
     Record,
     added_pull_secrets,
     annotations_before,
@@ -29,12 +23,17 @@ from injector.core.authorship import (
     own_variables,
     record_of,
 )
-from injector.core.model import BuildInput, Namespace, Object, Origin, Owner
+from injector.core.marks import (
+    DEFAULT_CONTAINER,
+    PROFILE,
+    SAFE_TO_EVICT,
+    all_marks,
+    marks_of,
+    untold_marks,
+)
+from injector.core.model import Object
 from injector.core.pods import annotations_of, containers
-from injector.core.values import Values
-from injector.manifests.workloads import is_core, pod_of, pod_path, with_pod
-from injector.profiles.common import DEFAULT_CONTAINER, SAFE_TO_EVICT
-from injector.profiles.node import NodeProfile
+from injector.core.workloads import is_core, pod_of, pod_path, with_pod
 from vocabulary.annotations import INJECT, REDIRECT_ANNOTATION
 from vocabulary.annotations.redirect import CREATED_BY, WEBHOOK
 
@@ -52,20 +51,6 @@ _ANNOTATIONS = frozenset(
 )
 
 
-def _node_variables() -> dict[str, Object]:
-    """What profile ``node`` gives each container, by name."""
-    nobody = BuildInput(
-        pod={},
-        settings=Values(),
-        values=Values(),
-        namespace=Namespace(""),
-        owner=Owner("pod", ""),
-        origin=Origin(created_by="", additions=False),
-    )
-    return {variable["name"]: variable for variable in NodeProfile().build(nobody).container_env}
-
-
-_NODE_VARIABLES = _node_variables()
 _NODE_ADDRESS = "$(NODE_NAME):"
 
 
@@ -113,7 +98,9 @@ def _is_injected(pod: Object) -> bool:
         marks -= {CREATED_BY}  # It holds a record, also where the command only asked.
     if marks:
         return True
-    return any(container["name"] in CONTAINERS - {DEBUG} for container in containers(pod))
+    untold = untold_marks()
+    telling = untold.containers - untold.conveniences
+    return any(container["name"] in telling for container in containers(pod))
 
 
 def _filter(obj: Object, name: str, keep: Callable[[Any], bool]) -> Object:
@@ -187,23 +174,26 @@ def _bare_metadata(obj: Object, record: Record, injected: bool) -> Object:
 
 def _bare_spec(pod: Object, record: Record) -> Object:
     spec: Object = pod["spec"]
-    names = OUR_CONTAINERS if PROFILE in annotations_of(pod) else CONTAINERS
+    marks = all_marks() if PROFILE in annotations_of(pod) else untold_marks()
     for items in LISTS:
-        added = (VOLUMES if items == "volumes" else names) - own_names(record, items)
+        added = marks.volumes if items == "volumes" else marks.containers
+        added -= own_names(record, items)
         spec = _filter(spec, items, lambda item, added=added: item["name"] not in added)  # type: ignore[misc]
     secrets = added_pull_secrets(record)
     spec = _filter(spec, "imagePullSecrets", lambda item: item.get("name") not in secrets)
-    if annotations_of(pod).get(PROFILE) == NodeProfile.name:
-        spec = _bare_env(spec, record)
+    if variables := marks_of(annotations_of(pod).get(PROFILE, "")).variables:
+        spec = _bare_env(spec, record, variables)
     return pod if spec is pod["spec"] else {**pod, "spec": spec}
 
 
-def _bare_env(spec: Object, record: Record) -> Object:
-    """Without the variables of profile ``node`` that are not the containers' own."""
+def _bare_env(spec: Object, record: Record, ours: Mapping[str, Object]) -> Object:
+    """Without the variables of the profile that are not the containers' own."""
 
     def bare(container: Object) -> Object:
         own = own_variables(record, container["name"])
-        return _filter(container, "env", lambda item: item["name"] in own or not _is_node(item))
+        return _filter(
+            container, "env", lambda item: item["name"] in own or not _is_ours(item, ours)
+        )
 
     for name in ("initContainers", "containers"):
         if spec.get(name):
@@ -212,9 +202,9 @@ def _bare_env(spec: Object, record: Record) -> Object:
     return spec
 
 
-def _is_node(variable: Object) -> bool:
-    """Whether profile ``node`` could have set the variable, whatever its ports are."""
-    ours = _NODE_VARIABLES.get(variable["name"])
+def _is_ours(variable: Object, known: Mapping[str, Object]) -> bool:
+    """Whether the profile could have set the variable, whatever its ports are."""
+    ours = known.get(variable["name"])
     if ours is None or variable == ours:
         return ours is not None
     if "valueFrom" in ours:
@@ -238,7 +228,9 @@ def _bare_convenience(pod: Object, record: Record) -> Object:
     if DEFAULT_CONTAINER not in record and DEFAULT_CONTAINER in annotations:
         _drop_default_container(pod, changed)
     if SAFE_TO_EVICT in changed and SAFE_TO_EVICT not in record:
-        listed = [name for name in changed[SAFE_TO_EVICT].split(",") if name not in VOLUMES]
+        listed = [
+            name for name in changed[SAFE_TO_EVICT].split(",") if name not in all_marks().volumes
+        ]
         changed[SAFE_TO_EVICT] = ",".join(listed)
         if not listed:
             del changed[SAFE_TO_EVICT]
@@ -248,5 +240,5 @@ def _bare_convenience(pod: Object, record: Record) -> Object:
 def _drop_default_container(pod: Object, annotations: dict[str, str]) -> None:
     """The webhook sets it where the proxy is the first container, to the one behind it."""
     first, *rest = (one["name"] for one in pod["spec"].get("containers") or ({"name": ""},))
-    if first in PROXIES and rest and annotations[DEFAULT_CONTAINER] == rest[0]:
+    if first in all_marks().proxies and rest and annotations[DEFAULT_CONTAINER] == rest[0]:
         del annotations[DEFAULT_CONTAINER]

@@ -306,3 +306,10 @@ def decode_values(tree: Any) -> Values:
         raise BadValues(f"values: {error}") from error
     except RecursionError as error:
         raise BadValues("values: nested too deeply; an alias may hold itself") from error
+
+
+def proxy_position(values: Values) -> Literal["native", "first", "last"]:
+    """Native sidecar; else first, where the application waits for the proxy; else last."""
+    if values.proxy.native_sidecar:
+        return "native"
+    return "first" if values.proxy.await_ else "last"

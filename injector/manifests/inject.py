@@ -16,6 +16,7 @@ from injector.core.resolve import resolve
 from injector.core.splice import annotate
 from injector.core.uninject import CONTROL_PLANE_COMPONENT, is_mark, uninject
 from injector.core.values import Values
+from injector.core.workloads import is_core, pod_of, pod_path, with_pod
 from injector.manifests.objects import (
     Problem,
     Refusal,
@@ -25,7 +26,6 @@ from injector.manifests.objects import (
     check_own_metadata,
     describe,
 )
-from injector.manifests.workloads import is_core, pod_of, pod_path, with_pod
 from vocabulary.annotations import INJECT, OPAQUE_PORTS
 from vocabulary.annotations.redirect import CREATED_BY
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from injector.core.marks import register
 from injector.core.model import Profile
 from injector.profiles.envoy import EnvoyProfile
 from injector.profiles.linkerd import LinkerdProfile
@@ -12,6 +13,9 @@ from injector.profiles.node import NodeProfile
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile for profile in (EnvoyProfile(), LinkerdProfile(), NodeProfile())
 }
+
+for _profile in PROFILES.values():
+    register(_profile.marks)
 
 
 def get_profile(name: str) -> Profile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from injector.core.model import BuildInput, Object
 from injector.core.pods import first_container, service_account_mount
-from injector.core.values import BadValues, Probe, Values
+from injector.core.values import BadValues, Probe, Values, proxy_position
 from injector.profiles._linkerd_env import (
     IDENTITY_DIR,
     PODINFO_DIR,
@@ -12,16 +12,14 @@ from injector.profiles._linkerd_env import (
     TOKEN_NAME,
     proxy_env,
 )
-from injector.profiles.common import (
-    image,
-    proxy_position,
-    pull_policy,
-    resources,
-)
+from injector.profiles.common import image, pull_policy, resources
 
+PROXY, INIT, VALIDATOR = "linkerd-proxy", "linkerd-init", "linkerd-network-validator"
+DEBUG = "linkerd-debug"
 _XTABLES_VOLUME = "linkerd-proxy-init-xtables-lock"
 _IDENTITY_VOLUME = "linkerd-identity-end-entity"
 _PODINFO_VOLUME = "linkerd-podinfo"
+VOLUMES = frozenset((_XTABLES_VOLUME, _IDENTITY_VOLUME, _PODINFO_VOLUME, TOKEN_NAME))
 _TOKEN_SECONDS = 86400
 _LOCAL_PORT_OF_LINKERD = 4140
 """The validator's port in Linkerd, whatever the proxy's outbound port is."""
@@ -72,12 +70,12 @@ def proxy(given: BuildInput) -> Object:
     """The container ``linkerd-proxy``."""
     values, ports = given.values, given.values.proxy.ports
     container: Object = {
-        "name": "linkerd-proxy",
+        "name": PROXY,
         "image": image(values.proxy.image, values),
         "imagePullPolicy": pull_policy(values.proxy.image, values),
         "env": proxy_env(given),
         "ports": [
-            {"name": "linkerd-proxy", "containerPort": ports.inbound},
+            {"name": PROXY, "containerPort": ports.inbound},
             {"name": "linkerd-admin", "containerPort": ports.admin},
         ],
         "livenessProbe": _probe("/live", values, values.proxy.liveness_probe),
@@ -162,7 +160,7 @@ def init(given: BuildInput) -> Object:
     """
     values, picture = given.values, given.settings.proxy.image
     container = {
-        "name": "linkerd-init",
+        "name": INIT,
         "image": image(picture, given.settings),
         "imagePullPolicy": pull_policy(picture, given.settings),
         "command": ["/usr/lib/linkerd/linkerd2-proxy-init"],
@@ -247,7 +245,7 @@ def validator(given: BuildInput) -> Object:
     connect = settings.connect_addr or ("[fd00::1]:20001" if ipv6 else "1.1.1.1:20001")
     listen = settings.listen_addr or (f"[::]:{port}" if ipv6 else f"0.0.0.0:{port}")
     container = {
-        "name": "linkerd-network-validator",
+        "name": VALIDATOR,
         "image": image(values.proxy.image, values),
         "imagePullPolicy": pull_policy(values.proxy.image, values),
         "command": ["/usr/lib/linkerd/linkerd2-network-validator"],
@@ -267,7 +265,7 @@ def debug(values: Values) -> Object:
     """The container ``linkerd-debug``, with tools to look at the pod's traffic."""
     nothing = {"exec": {"command": ["true"]}}
     return {
-        "name": "linkerd-debug",
+        "name": DEBUG,
         "image": image(values.debug_container.image, values),
         "imagePullPolicy": pull_policy(values.debug_container.image, values),
         "livenessProbe": nothing,

@@ -4,18 +4,18 @@ annotations that make a meshed pod easier to live with."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
+from injector.core.marks import (
+    CONTROL_PLANE_NS_LABEL,
+    DEFAULT_CONTAINER,
+    SAFE_TO_EVICT,
+    WORKLOAD_NS_LABEL,
+)
 from injector.core.model import BuildInput, Object
 from injector.core.pods import annotations_of, first_container
-from injector.core.values import BadValues, Image, Values
+from injector.core.values import BadValues, Image, Values, proxy_position
 from vocabulary.annotations import BadValue, Duration, parse_duration
 from vocabulary.labels import label_value
-
-CONTROL_PLANE_NS_LABEL = "linkerd.io/control-plane-ns"
-WORKLOAD_NS_LABEL = "linkerd.io/workload-ns"
-DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
-SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 
 _LABELLED_KINDS = frozenset(
     ("deployment", "replicationcontroller", "replicaset", "job", "daemonset", "statefulset")
@@ -46,13 +46,6 @@ def _replica_set(pod: Object) -> str:
     references = (pod.get("metadata") or {}).get("ownerReferences") or ()
     names = [one["name"] for one in references if one.get("kind") == "ReplicaSet"]
     return names[0] if len(references) == len(names) == 1 else ""
-
-
-def proxy_position(values: Values) -> Literal["native", "first", "last"]:
-    """Native sidecar; else first, where the application waits for the proxy; else last."""
-    if values.proxy.native_sidecar:
-        return "native"
-    return "first" if values.proxy.await_ else "last"
 
 
 def image(picture: Image, values: Values) -> str:

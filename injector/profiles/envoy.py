@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 
 from injector.core.kept import Kept
+from injector.core.marks import CONTROL_PLANE_NS_LABEL, PROFILE, Marks
 from injector.core.model import Additions, BuildInput, Object
 from injector.core.redirect import redirect_for
-from injector.core.values import BadValues, Probe, Proxy, Values
+from injector.core.values import BadValues, Probe, Proxy, Values, proxy_position
 from injector.profiles._envoy_hooks import drain_seconds, lifecycle
 from injector.profiles._envoy_init import INIT, VALIDATOR, init, validator
-from injector.profiles._linkerd_containers import debug
+from injector.profiles._linkerd_containers import DEBUG, debug
 from injector.profiles.bootstrap import EnvoyConfig, bootstrap
 from injector.profiles.common import (
-    CONTROL_PLANE_NS_LABEL,
     convenience_annotations,
     cores,
     duration,
     owner_labels,
-    proxy_position,
     pull_secrets,
     resources_field,
     trace_attributes,
@@ -55,6 +54,13 @@ class EnvoyProfile:
 
     name = "envoy"
     ignores = frozenset(PREFIX + key for key in _IGNORED)
+    marks = Marks(
+        profile=name,
+        proxies=frozenset((PROXY,)),
+        inits=frozenset((INIT,)),
+        validators=frozenset((VALIDATOR,)),
+        conveniences=frozenset((DEBUG,)),
+    )
 
     def build(self, given: BuildInput) -> Additions:
         """The proxy, and what sets or checks the pod's traffic rules before anything starts.
@@ -64,7 +70,7 @@ class EnvoyProfile:
         """
         values = given.values
         redirect, warnings = redirect_for(values, given.pod)
-        annotations = {"meshgraft.io/profile": self.name, **convenience_annotations(given, ())}
+        annotations = {PROFILE: self.name, **convenience_annotations(given, ())}
         if values.cni_enabled:
             annotations[REDIRECT_ANNOTATION] = redirect.to_annotation()
         if values.proxy.is_ingress:

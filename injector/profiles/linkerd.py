@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import hashlib
 
+from injector.core.marks import Marks
 from injector.core.model import Additions, BuildInput
 from injector.core.redirect import redirect_for
-from injector.profiles._linkerd_containers import debug, init, proxy, validator, volumes
-from injector.profiles.common import (
-    convenience_annotations,
-    owner_labels,
-    proxy_position,
-    pull_secrets,
+from injector.core.values import proxy_position
+from injector.profiles._linkerd_containers import (
+    DEBUG,
+    INIT,
+    PROXY,
+    VALIDATOR,
+    VOLUMES,
+    debug,
+    init,
+    proxy,
+    validator,
+    volumes,
 )
+from injector.profiles.common import convenience_annotations, owner_labels, pull_secrets
 from vocabulary.annotations import REDIRECT_ANNOTATION
 
 PROXY_VERSION = "linkerd.io/proxy-version"
@@ -32,6 +40,15 @@ class LinkerdProfile:
 
     name = "linkerd"
     ignores: frozenset[str] = frozenset()
+    marks = Marks(
+        profile="linkerd",
+        proxies=frozenset((PROXY,)),
+        inits=frozenset((INIT,)),
+        validators=frozenset((VALIDATOR,)),
+        conveniences=frozenset((DEBUG,)),
+        volumes=VOLUMES,
+        are_told=False,
+    )
 
     def build(self, given: BuildInput) -> Additions:
         """The proxy, the init container that its traffic rules take, volumes and marks.

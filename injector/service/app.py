@@ -17,8 +17,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from injector.cluster.events import EventSink, wanted_events
-from injector.cluster.owners import Cluster, ClusterError, resolve_owner
+from injector.cluster.source import Cluster, ClusterError
 from injector.core.model import Namespace, Object, Origin, Outcome, Owner, Profile
+from injector.core.owners import resolve_owner
 from injector.core.values import Values
 from injector.service.body import BodyReader
 from injector.service.metrics import ErrorCause, Metrics
@@ -227,7 +228,7 @@ class _Endpoint:
         _log.info("review answered", **_fields(review), **_result(decision, started))
         events = () if review.dry_run else wanted_events(decision.outcome)
         if events:
-            self._events.send(review, decision.owner, events)
+            self._events.send(review.namespace, decision.owner, events)
         return Response(body, media_type="application/json")
 
     def _refuse(self, error: ReviewError) -> Response:

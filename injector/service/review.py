@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from injector.cluster.owners import ObjectMeta
 from injector.core.model import Object
+from injector.core.owners import ObjectMeta
 from injector.core.schema import malformed
 
 MAX_BODY_BYTES = 7 * 1024 * 1024 // 2

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
-from injector.core.authorship import LISTS, PROFILE
+from injector.core.authorship import LISTS
+from injector.core.marks import DEFAULT_CONTAINER, PROFILE, SAFE_TO_EVICT
 from injector.core.model import Object
 from injector.core.pods import annotations_of
-from injector.profiles.common import DEFAULT_CONTAINER, SAFE_TO_EVICT
 from meshgraft.audit.compare import Difference, differences, same_image
 from meshgraft.audit.model import is_ours, labels_of
 from vocabulary.annotations import REDIRECT_ANNOTATION

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 from cachetools import LRUCache
 
-from injector.cluster.owners import ObjectMeta, OwnerReference, direct_owner, resolve_owner
 from injector.core.model import Namespace, Object, Owner
+from injector.core.owners import ObjectMeta, OwnerReference, direct_owner, resolve_owner
 from injector.core.pods import annotations_of
 from injector.core.values import Values
 from kubeapi import reading

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from injector.core.authorship import COMMAND, PROFILE
+from injector.core.authorship import COMMAND
 from injector.core.decide import Decision, decide
+from injector.core.marks import PROFILE
 from injector.core.model import Object, Origin, Outcome, Owner, SkipReason
 from injector.core.mutate import mutate
 from injector.core.pods import annotations_of, containers

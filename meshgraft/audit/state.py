@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from injector.core.authorship import DEBUG, OUR_CONTAINERS, PROXIES
+from injector.core.marks import all_marks
 from injector.core.model import Object
 from meshgraft.audit.model import Reason, moment
 from vocabulary.annotations.parse import shortened
@@ -32,7 +32,8 @@ def stuck(pod: Object, now: datetime | None) -> tuple[Reason, ...]:
 
 def _of_container(status: Object, node: str) -> Iterator[Reason]:
     name = status.get("name")
-    if name not in OUR_CONTAINERS or name == DEBUG:
+    marks = all_marks()
+    if name not in marks.containers - marks.conveniences:
         return
     state = status.get("state") or {}
     waiting = state.get("waiting") or {}
@@ -48,7 +49,7 @@ def _of_container(status: Object, node: str) -> Iterator[Reason]:
     lines = [line for line in said.strip().splitlines() if line.strip()]
     if lines:
         text += f": {shortened(lines[-1].strip())}"
-    if name in PROXIES or "Image" in why:
+    if name in marks.proxies or "Image" in why:
         yield Reason(
             "proxy-does-not-start", text, f"Read kubectl logs POD -c {name}, and kubectl describe."
         )

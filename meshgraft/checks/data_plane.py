@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Iterable
 
 from injector.core.authorship import author_of
+from injector.core.marks import WORKLOAD_NS_LABEL
 from injector.core.model import Object
 from injector.core.pods import annotations_of
 from injector.core.values import Values
-from injector.profiles.common import WORKLOAD_NS_LABEL
 from injector.profiles.envoy import PROXY
 from kubeapi import reading
 from kubeapi.client import ApiServerError

@@ -12,10 +12,8 @@ from typing import Any
 from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
-from cni_plugin.agent.background import Part
 from cni_plugin.agent.metrics import RepairMetrics
 from cni_plugin.agent.netconf import NetConf, decode_netconf
-from cni_plugin.agent.protocol import CniError
 from cni_plugin.dataplane.backends import Backend
 from cni_plugin.dataplane.expected import Expected
 from cni_plugin.pods.api_thread import ApiThread
@@ -24,7 +22,9 @@ from cni_plugin.pods.source import NodePods
 from cni_plugin.repair.repair import Repair, Tools
 from cni_plugin.repair.report import ClusterReporter, LoggedReporter
 from cni_plugin.repair.witness import Witness
+from cni_plugin.spec import CniError
 from meshgraft._errors import CommandError
+from process.threads import Part
 
 
 @Parameter(name="*")

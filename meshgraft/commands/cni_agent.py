@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import structlog
 from cyclopts import Parameter
 
-from cni_plugin.agent.background import Background, NoMoreThreads, Part
 from cni_plugin.agent.metrics import InstallMetrics, Metrics, TaintMetrics
 from cni_plugin.agent.metrics_server import MetricsServer
 from cni_plugin.agent.server import DEFAULT_SOCKET, Agent, AgentError, AgentSettings
@@ -41,6 +40,7 @@ from meshgraft.commands._cni_install import InstallFlags, install_settings, plug
 from meshgraft.commands._cni_repair import RepairFlags, repair_parts
 from process.heap import settle
 from process.logs import LogFormat, LogLevel, configure
+from process.threads import Background, NoMoreThreads, Part
 
 _DAEMONSET = "linkerd-cni"
 _WAKE_SECONDS = 1.0

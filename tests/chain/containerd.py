@@ -242,7 +242,9 @@ def _prepare(folder: Path, runtime: str) -> None:
         (folder / name).mkdir()
     for plugins in CNI_PATHS:
         for plugin in plugins.glob("*"):
-            (folder / "cni-bin" / plugin.name).symlink_to(plugin)
+            link = folder / "cni-bin" / plugin.name
+            if not link.exists():  # a machine may have the same plugins in both folders
+                link.symlink_to(plugin)
     (folder / "config.toml").write_text(
         _CONFIG.format(folder=folder, runtime=runtime, image=APP_IMAGE)
     )

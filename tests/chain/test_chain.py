@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from cni_plugin.agent.protocol import Code
 from cni_plugin.dataplane.nft import NftBackend
+from cni_plugin.spec import Code
 from meshgraft.lab.chain import ANNOTATIONS_CAPABILITY, PluginError
 from meshgraft.lab.lab import CNI_PATHS
 from meshgraft.lab.netns import Netns

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.agent.protocol import Code
 from cni_plugin.dataplane.netns import entered
 from cni_plugin.dataplane.rules import Family, commands, families
+from cni_plugin.spec import Code
 from tests.chain.agent import REDIRECT, running_agent
 from tests.chain.pods import Calls, ManyPod, call_all, many_pods
 from tests.cni_plugin.shim_support import wait_until

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.agent.background import NoMoreThreads
 from cni_plugin.pods import api_thread
 from cni_plugin.pods.api_thread import ApiThread
 from kubeapi.client import ApiServer, ApiServerError
 from kubeapi.config import load_config
+from process.threads import NoMoreThreads
 from tests.kubeapi.fake_apiserver import FakeApiServer
 
 

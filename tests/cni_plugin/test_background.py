@@ -7,8 +7,8 @@ import threading
 import pytest
 from structlog.testing import capture_logs
 
-from cni_plugin.agent import background
-from cni_plugin.agent.background import Background, NoMoreThreads, Part
+from process import threads as background
+from process.threads import Background, NoMoreThreads, Part
 from tests.cni_plugin.shim_support import wait_until
 
 

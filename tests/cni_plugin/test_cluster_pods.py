@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cni_plugin.agent.decide import INHERITED
 from cni_plugin.agent.metrics import Metrics
 from cni_plugin.pods import cluster_pods
 from cni_plugin.pods.api_thread import ApiThread
 from cni_plugin.pods.cluster_pods import ClusterPods, inherit
+from cni_plugin.pods.linkerd import INHERITED
 from cni_plugin.pods.source import MIRROR_ANNOTATION, Pod, PodSourceError, _Metadata
 from kubeapi import reflector
 from kubeapi.client import ApiServer

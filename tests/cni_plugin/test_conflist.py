@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni_plugin.agent.netconf import ANNOTATIONS_CAPABILITY
 from cni_plugin.install import conflist
 from cni_plugin.install.conflist import ConflistError
+from cni_plugin.spec import ANNOTATIONS_CAPABILITY
 
 ENTRY = {"type": "linkerd-cni", "log_level": "info"}
 BRIDGE = {"type": "bridge", "bridge": "cni0"}

@@ -8,18 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from cni_plugin.agent.decide import (
-    MARKS,
-    NeedPod,
-    PassThrough,
-    Reason,
-    Redirected,
-    decide,
-    wants_api_server,
-)
+from cni_plugin.agent.decide import MARKS, NeedPod, PassThrough, Reason, Redirected, decide
 from cni_plugin.agent.netconf import LinkerdConf, NetConf, PodArgs
-from cni_plugin.agent.protocol import CniError
+from cni_plugin.pods.linkerd import wants_api_server
 from cni_plugin.pods.source import Pod
+from cni_plugin.spec import CniError
 from tests.cni_plugin.shim_support import REDIRECT, ROOT
 from vocabulary.annotations.redirect import ANNOTATION, PortRange
 

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from cni_plugin.agent.handler import NETNS_ERROR, Answer, handle, internal_error, log_line
-from cni_plugin.agent.netconf import SUPPORTED_VERSIONS
 from cni_plugin.agent.protocol import Request
 from cni_plugin.dataplane.errors import DataplaneError
 from cni_plugin.pods.source import KnownPods, Pod, PodSource, PodSourceError
+from cni_plugin.spec import SUPPORTED_VERSIONS
 from tests.cni_plugin.shim_support import (
     ANNOTATIONS,
     REDIRECT,

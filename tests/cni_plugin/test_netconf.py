@@ -17,7 +17,7 @@ from cni_plugin.agent.netconf import (
     decode_netconf,
     parse_cni_args,
 )
-from cni_plugin.agent.protocol import CniError
+from cni_plugin.spec import CniError
 from tests.cni_plugin.shim_support import netconf, recorded
 
 LINKERD_ENTRY = {

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from cni_plugin.dataplane.expected import Expected, RememberingBackend
+from cni_plugin.dataplane.inbound_word import Mailbox, tell
 from cni_plugin.dataplane.netns import identity
 from cni_plugin.dataplane.nft import NftBackend
 from cni_plugin.init.network_validator import (
@@ -30,7 +31,6 @@ from cni_plugin.init.network_validator import (
     validate,
 )
 from cni_plugin.repair import witness
-from cni_plugin.repair.inbound_word import Mailbox, tell
 from cni_plugin.repair.witness import Witness
 from meshgraft.lab.netns import Netns
 from tests.cni_plugin.nobody import validator_as_nobody

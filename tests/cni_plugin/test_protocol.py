@@ -14,12 +14,11 @@ from cni_plugin.agent.protocol import (
     MAX_STDIN,
     MAX_STDOUT,
     REQUEST_HEADER_SIZE,
-    CniError,
-    Code,
     ProtocolError,
     Request,
     Response,
 )
+from cni_plugin.spec import CniError, Code
 
 names = st.text(st.characters(min_codepoint=65, max_codepoint=90), min_size=1)
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"))

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from cni_plugin.agent.decide import INHERITED, Redirected, decide
+from cni_plugin.agent.decide import Redirected, decide
 from cni_plugin.agent.netconf import NetConf, PodArgs
 from cni_plugin.pods.cluster_pods import inherit
+from cni_plugin.pods.linkerd import INHERITED
 from cni_plugin.pods.proxy_settings import proxy_settings, slim
 from cni_plugin.pods.source import Pod
 

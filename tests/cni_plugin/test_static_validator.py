@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from cni_plugin.dataplane.inbound_word import tell
 from cni_plugin.dataplane.nft import NftBackend
-from cni_plugin.repair.inbound_word import tell
 from meshgraft.lab.netns import Netns
 from tests.cni_plugin.shim_support import ROOT
 from tests.cni_plugin.test_network_validator import IPV4, IPV6, linked, routed

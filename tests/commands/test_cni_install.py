@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from cyclopts import App
 
-from cni_plugin.agent.netconf import ANNOTATIONS_CAPABILITY
 from cni_plugin.agent.server import DEFAULT_SOCKET
 from cni_plugin.install.installer import InstallSettings
+from cni_plugin.spec import ANNOTATIONS_CAPABILITY
 from meshgraft._errors import CommandError
 from meshgraft.commands import _cni_install
 from meshgraft.commands._cni_install import InstallFlags, install_settings

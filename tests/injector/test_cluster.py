@@ -19,8 +19,9 @@ from injector.cluster import namespaces
 from injector.cluster.lookups import KubeCluster, Lookups
 from injector.cluster.metrics import ClusterMetrics
 from injector.cluster.namespaces import Namespaces
-from injector.cluster.owners import ClusterError, ObjectMeta, OwnerReference
+from injector.cluster.source import ClusterError
 from injector.core.model import Namespace, Owner
+from injector.core.owners import ObjectMeta, OwnerReference
 from kubeapi import client, reflector
 from kubeapi.client import ApiServer, Backoff
 from kubeapi.config import load_config

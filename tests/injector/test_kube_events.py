@@ -42,7 +42,7 @@ class Setup:
         return found or 0.0
 
     def send(self, owner: Owner = WEB, review: Review = REVIEW) -> None:
-        self.events.send(review, owner, [INJECTED])
+        self.events.send(review.namespace, owner, [INJECTED])
 
     def send_many(self, number: int) -> None:
         for one in range(number):
@@ -113,7 +113,7 @@ def test_the_same_event_for_the_same_owner_is_sent_once(tmp_path: Path) -> None:
             for _ in range(100):
                 given.send()
             given.send(Owner("deployment", "web", "apps/v1", "made anew"))
-            given.events.send(REVIEW, WEB, [Event("InjectionSkipped", "why")])
+            given.events.send(REVIEW.namespace, WEB, [Event("InjectionSkipped", "why")])
             await until(lambda: given.counted("sent") == 3)
             assert given.counted("repeated") == 99
             assert len(given.server.events) == 3

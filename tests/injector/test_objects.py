@@ -10,14 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from injector.cluster.owners import (
-    ObjectMeta,
-    OfflineObjects,
-    OwnerReference,
-    load_offline_objects,
-    resolve_owner,
-)
+from injector.cluster.source import OfflineObjects, load_offline_objects
 from injector.core.model import Namespace, Owner
+from injector.core.owners import ObjectMeta, OwnerReference, resolve_owner
 from process.files import FileError
 
 NAMESPACES = Path(__file__).parents[1] / "data" / "namespaces.json"

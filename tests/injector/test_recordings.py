@@ -19,7 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from injector.cluster.events import LoggedEvents
-from injector.cluster.owners import load_offline_objects
+from injector.cluster.source import load_offline_objects
 from injector.core.diff import diff
 from injector.core.mutate import mutate
 from injector.profiles import get_profile

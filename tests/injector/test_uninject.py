@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from injector.core.model import Namespace, Object, Owner
 from injector.core.mutate import mutate
 from injector.core.splice import annotate
+from injector.core.workloads import FieldError
 from injector.manifests.objects import Refusal
-from injector.manifests.workloads import FieldError
 from injector.profiles import PROFILES
 from tests.injector.manifest_support import (
     VALUES,

@@ -18,7 +18,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from injector.cluster.owners import ClusterError, ObjectMeta
+from injector.cluster.source import ClusterError
+from injector.core.marks import Marks
 from injector.core.model import (
     Additions,
     BuildInput,
@@ -31,11 +32,12 @@ from injector.core.model import (
     Profile,
     SkipReason,
 )
+from injector.core.owners import ObjectMeta
 from injector.core.values import Values
 from injector.service.app import Injector, create_app, create_metrics_app, lookup_seconds
 from injector.service.body import BodyReader
 from injector.service.metrics import Metrics
-from injector.service.review import MAX_WARNINGS, Review
+from injector.service.review import MAX_WARNINGS
 from injector.service.settings import Settings
 from process.health import Health
 
@@ -71,6 +73,7 @@ class FakeCluster:
 class FakeProfile:
     name: str
     ignores: frozenset[str] = frozenset()
+    marks = Marks(profile="")
 
     def build(self, given: BuildInput) -> Additions:
         raise AssertionError(f"the fake core builds nothing: {given}")
@@ -82,8 +85,8 @@ class Sent:
 
     events: list[tuple[str, Owner, Event]] = field(default_factory=list)
 
-    def send(self, review: Review, owner: Owner, events: Sequence[Event]) -> None:
-        self.events += [(review.ref, owner, event) for event in events]
+    def send(self, namespace: str, owner: Owner, events: Sequence[Event]) -> None:
+        self.events += [(namespace, owner, event) for event in events]
 
 
 @dataclass
@@ -403,7 +406,7 @@ def test_a_client_that_leaves_is_no_defect(setup: Setup, logged: list[Any]) -> N
 @pytest.mark.parametrize(("dry_run", "count"), [(False, 1), (True, 0)])
 def test_events_are_sent_but_never_for_a_dry_run(setup: Setup, dry_run: bool, count: int) -> None:
     assert setup.post(review(dryRun=dry_run)).status_code == 200
-    event = ("shop/web-", Owner("deployment", "web"), Event("Injected", "done"))
+    event = ("shop", Owner("deployment", "web"), Event("Injected", "done"))
     assert setup.sent.events == [event] * count
 
 

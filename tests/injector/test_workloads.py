@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from injector.core.model import Object
-from injector.manifests.workloads import FieldError, items_of, pod_of, pod_path, with_pod
+from injector.core.workloads import FieldError, items_of, pod_of, pod_path, with_pod
 from tests.injector.manifest_support import GROUPS, PATHS, workload
 
 POD: Object = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "app"}]}}

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from injector.cluster.owners import ObjectMeta
 from injector.core.model import Object
+from injector.core.owners import ObjectMeta
 from injector.core.schema import malformed
 
 _Path = tuple[str, ...]

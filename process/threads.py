@@ -15,7 +15,7 @@ RESTART_SECONDS = 5.0
 _STOP_SECONDS = 10.0
 """How long a part that was told to stop is waited for: a host's file system may hang."""
 
-_log = structlog.get_logger("cni_plugin.agent.background")
+_log = structlog.get_logger("process.threads")
 
 
 class NoMoreThreads(Exception):

@@ -135,7 +135,7 @@ def _client(config: SingleConfig, user_agent: str) -> httpx2.AsyncClient:
 
 @dataclass(slots=True)
 class Backoff:
-    """How long to wait before the next attempt: twice as long each time, never at one beat."""
+    """How long to wait before the next attempt: twice as long each time, never at the same time."""
 
     first: float = 0.25
     longest: float = 30.0

@@ -28,7 +28,7 @@ class MetricsServer:
     ) -> None:
         """Bind at once, so that an address in use is an error at the start.
 
-        What ``live`` finds is mended by a new start; what ``ready`` finds, by waiting or by hand.
+        What ``live`` finds is fixed by a new start; what ``ready`` finds, by waiting or by hand.
 
         Raises:
             OSError: the address cannot be bound.

@@ -144,7 +144,7 @@ class Agent:
         return self.failures()
 
     def failures(self) -> list[str]:
-        """What only a new start mends, for /livez: no socket, or threads dead or stuck."""
+        """What only a new start fixes, for /livez: no socket, or threads dead or stuck."""
         if self._listener is None:
             return []
         found = []

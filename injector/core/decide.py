@@ -125,7 +125,7 @@ def _matches(container: Object, names: frozenset[str], images: tuple[str, ...]) 
 def decide(obj: Object, namespace: Namespace, values: Values, origin: Origin) -> Decision:
     """Whether to inject the object, a Pod or anything else that was admitted.
 
-    All reasons are collected, not only the first, so that who mends one sees the next at once.
+    All reasons are collected, not only the first, so that who fixes one sees the next at once.
     """
     if obj.get("kind") != "Pod" or not isinstance(obj.get("spec"), dict):
         return Decision((SkipReason.UNSUPPORTED_RESOURCE,))

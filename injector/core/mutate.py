@@ -6,7 +6,7 @@ The webhook, the command and the tests all call `mutate`. No I/O, no clock, no g
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -50,6 +50,21 @@ _ASKED_IN_VAIN = frozenset(
 """Reasons behind which a typing error may stand, so that warnings about the annotations help."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What an object is admitted into: the same for it, and for what it was before our work."""
+
+    namespace: Namespace
+    owner: Owner
+    values: Values
+    profile: Profile
+    origin: Origin
+
+    def decide(self, obj: Object) -> Decision:
+        """Whether to inject the object."""
+        return decide(obj, self.namespace, self.values, self.origin)
+
+
 def mutate(
     obj: Object,
     namespace: Namespace,
@@ -63,16 +78,17 @@ def mutate(
     ``obj`` is not changed. A pod that has a proxy already comes back equal, so that a second
     pass adds nothing.
     """
-    decision = decide(obj, namespace, values, origin)
+    around = _Around(namespace, owner, values, profile, origin)
+    decision = around.decide(obj)
     if _is_our_work(obj, origin, decision):
-        again = _again(obj, namespace, owner, values, profile, origin)
+        again = _again(obj, around)
         if again:
             return again
         if not decision.reasons:
             return Outcome(patched=obj, injected=True, annotation_at=decision.annotation_at)
     if decision.reasons:
-        return _skip(obj, namespace, values, origin, decision)
-    return _inject(obj, namespace, owner, values, profile, origin, decision)
+        return _skip(obj, around, decision)
+    return _inject(obj, around, decision)
 
 
 def _is_our_work(obj: Object, origin: Origin, decision: Decision) -> bool:
@@ -86,14 +102,7 @@ def _is_our_work(obj: Object, origin: Origin, decision: Decision) -> bool:
     return bool(marks_of(annotations.get(PROFILE, "")).variables)
 
 
-def _again(
-    obj: Object,
-    namespace: Namespace,
-    owner: Owner,
-    values: Values,
-    profile: Profile,
-    origin: Origin,
-) -> Outcome | None:
+def _again(obj: Object, around: _Around) -> Outcome | None:
     """Our own work, met again (``reinvocationPolicy: IfNeeded``): recomputed, so that containers
     and ports which a later webhook added are seen. What others made of our containers meanwhile
     stays, unless another version of ours made them.
@@ -103,15 +112,15 @@ def _again(
     """
     asked = {key: text for key, text in annotations_of(obj).items() if key == INJECT}
     bare = annotate(uninject(obj), asked)
-    decision = decide(bare, namespace, values, origin)
+    decision = around.decide(bare)
     if decision.reasons:
         return None
-    outcome = _inject(bare, namespace, owner, values, profile, origin, decision)
+    outcome = _inject(bare, around, decision)
     patched = outcome.patched
     if any(_names(obj, name) - _names(patched, name) for name in LISTS):
         return None
     found: tuple[str, ...] = ()
-    if author_of(obj) == origin.created_by:
+    if author_of(obj) == around.origin.created_by:
         found = tuple(broken_by_others(obj, patched))
         patched = rejoin(obj, patched)
     if patched == obj and not found:
@@ -124,34 +133,30 @@ def _names(pod: Object, items: str) -> set[str]:
     return {item["name"] for item in pod["spec"].get(items) or ()}
 
 
-def _skip(
-    obj: Object, namespace: Namespace, values: Values, origin: Origin, decision: Decision
-) -> Outcome:
-    """Left alone, but for the opaque ports, which its meshed clients need to know."""
-    told = annotate(obj, _opaque_ports(obj, namespace, values, origin, decision))
+def _skip(obj: Object, around: _Around, decision: Decision) -> Outcome:
+    """Left alone, except for the opaque ports, which its meshed clients need to know."""
+    told = annotate(obj, _opaque_ports(obj, around, decision))
     return Outcome(
         patched=obj if oversize(told) else told,
         injected=False,
         reasons=decision.reasons,
-        warnings=_skip_warnings(obj, namespace, decision),
-        events=_skip_events(obj, origin, decision),
+        warnings=_skip_warnings(obj, around.namespace, decision),
+        events=_skip_events(obj, around.origin, decision),
         annotation_at=decision.annotation_at,
     )
 
 
-def _opaque_ports(
-    obj: Object, namespace: Namespace, values: Values, origin: Origin, decision: Decision
-) -> dict[str, str]:
+def _opaque_ports(obj: Object, around: _Around, decision: Decision) -> dict[str, str]:
     """The annotation for an object that is not injected: the namespace's, else by its ports."""
-    reasons = decision.reasons
+    reasons, origin = decision.reasons, around.origin
     supported = obj.get("kind") in ("Pod", "Service") and SkipReason.MIRROR_POD not in reasons
     if origin.by_command or not supported or _is_ours(obj, origin, decision):
         return {}
     if OPAQUE_PORTS in annotations_of(obj):
         return {}
-    ports = namespace.annotations.get(OPAQUE_PORTS)
+    ports = around.namespace.annotations.get(OPAQUE_PORTS)
     if ports is None:
-        ports = default_opaque_ports(obj, values)
+        ports = default_opaque_ports(obj, around.values)
     return {OPAQUE_PORTS: ports} if ports else {}
 
 
@@ -178,19 +183,10 @@ def _skip_events(obj: Object, origin: Origin, decision: Decision) -> tuple[Event
     return (Event("InjectionSkipped", _SKIPPED_TEXT + texts),)
 
 
-def _inject(
-    obj: Object,
-    namespace: Namespace,
-    owner: Owner,
-    values: Values,
-    profile: Profile,
-    origin: Origin,
-    decision: Decision,
-) -> Outcome:
-    obj, namespace = (
-        _without_marks(pod_as_asked(obj, values)),
-        namespace_as_asked(namespace, values),
-    )
+def _inject(obj: Object, around: _Around, decision: Decision) -> Outcome:
+    values, origin, profile = around.values, around.origin, around.profile
+    obj = _without_marks(pod_as_asked(obj, values))
+    namespace = namespace_as_asked(around.namespace, values)
     # For the command a namespace's annotations do not count: the webhook is to read them later.
     at_namespace = {} if origin.by_command else namespace.annotations
     resolved = resolve(values, at_namespace, annotations_of(obj))
@@ -205,7 +201,7 @@ def _inject(
             settings=values,
             values=fitted.values,
             namespace=namespace,
-            owner=owner,
+            owner=around.owner,
             origin=origin,
         )
     )
@@ -215,7 +211,8 @@ def _inject(
     patched = obj if settled.refusal else splice(pod, settled.additions)
     if refusal := settled.refusal or oversize(patched):
         decision = Decision((settled.reason,), decision.annotation_at)
-        return replace(_skip(obj, namespace, values, origin, decision), warnings=(refusal,))
+        asked = replace(around, namespace=namespace)
+        return replace(_skip(obj, asked, decision), warnings=(refusal,))
     found = (
         *fitted.warnings,
         *conflicts(obj, fitted.values, profile.name),

@@ -38,7 +38,7 @@ def blocked(reason: SkipReason, subject: Subject) -> Reason:
         return _invalid(code, f"namespace {subject.where.namespace.name}", annotations[INJECT])
     if reason is SkipReason.INVALID_AT_WORKLOAD:
         return _invalid(code, "pod template", annotations_of(subject.pod)[INJECT])
-    return Reason(code, reason.text, f"Mend it, {_MEANT}")
+    return Reason(code, reason.text, f"Fix it, {_MEANT}")
 
 
 def sidecars(pod: Object) -> list[str]:

@@ -197,7 +197,7 @@ MESHGRAFT_EXISTENCE = Category(
             id="meshgraft-config-usable",
             text="'meshgraft-injector-config' config map is usable",
             run=_config_is_usable,
-            fix="Mend the values, and install again.",
+            fix="Fix the values, and install again.",
             why="A replica that starts with such settings ends at once; running ones go on with"
             " the settings before.",
         ),

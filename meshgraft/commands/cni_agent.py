@@ -154,7 +154,7 @@ def _uninstall(settings: InstallSettings) -> None:
     for problem in report.problems:
         print(f"Error: {problem}", file=sys.stderr)
     if report.problems:
-        raise CommandError("the plugin is not wholly uninstalled; run this again after mending")
+        raise CommandError("the plugin is not wholly uninstalled; run this again after fixing")
 
 
 def _daemonset(text: str | None, namespace: str) -> tuple[str, str] | None:
@@ -260,7 +260,7 @@ class _NodeAgent:
         return [*self._agent.problems(), *missing, *([unknown] if unknown else [])]
 
     def failures(self) -> list[str]:
-        """What only a new start mends, for /livez."""
+        """What only a new start fixes, for /livez."""
         found = [*self._agent.failures(), *self.background.problems()]
         if self._api is not None and not self._api.is_alive():
             found.append("the thread that asks the API server has ended")

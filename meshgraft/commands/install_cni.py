@@ -87,7 +87,7 @@ def chart_values(cni: CniFlags) -> Tree:
     """What the flags say, as values of the chart.
 
     Raises:
-        CommandError: --cni-image has a tag, which belongs into --cni-image-version.
+        CommandError: --cni-image has a tag, which belongs in --cni-image-version.
     """
     image = {"name": _image(cni), "version": cni.cni_image_version}
     given: dict[str, Any] = {
@@ -119,7 +119,7 @@ def _said(values: Tree) -> Tree:
 def _image(cni: CniFlags) -> str | None:
     """The image's name; a registry takes the place of what is before its last part."""
     if cni.cni_image is not None and ":" in cni.cni_image.rpartition("/")[2]:
-        raise CommandError(f"--cni-image {cni.cni_image}: its tag belongs into --cni-image-version")
+        raise CommandError(f"--cni-image {cni.cni_image}: its tag belongs in --cni-image-version")
     if cni.registry is None:
         return cni.cni_image
     name = (cni.cni_image or IMAGE).rpartition("/")[2]

@@ -264,7 +264,7 @@ def test_linkerds_flags_reach_the_node(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--cni-image", "r:5000/x:v1"), "its tag belongs into --cni-image-version"),
+        (("--cni-image", "r:5000/x:v1"), "its tag belongs in --cni-image-version"),
         (("--inbound-port", "70000"), "inboundProxyPort"),
         (("--skip-inbound-ports", "ssh"), "ignoreInboundPorts"),
         (("--set", "iptablesMod=nft"), "'iptablesMod'"),

@@ -20,7 +20,7 @@ NOTHING = Snapshot(options=Options(), now=datetime.now(UTC))
 
 
 def check(name: str, answer: Callable[[Snapshot], str | None], **more: Any) -> Check:
-    return Check(id=name, text=f"{name} is", run=answer, fix="Mend it.", why="So.", **more)
+    return Check(id=name, text=f"{name} is", run=answer, fix="Fix it.", why="So.", **more)
 
 
 def skip(_: Snapshot) -> str | None:
@@ -73,8 +73,8 @@ def test_the_table_is_linkerds_with_the_fix_in_one_line() -> None:
     assert render(results(WELL, ODD, WRONG), "table") == (
         "one\n---\n"
         "√ well is\n"
-        "‼ odd is\n    old\n    Mend it.\n    see docs/reference/checks.md#odd for hints\n"
-        "× wrong is\n    it is\n    broken\n    Mend it.\n"
+        "‼ odd is\n    old\n    Fix it.\n    see docs/reference/checks.md#odd for hints\n"
+        "× wrong is\n    it is\n    broken\n    Fix it.\n"
         "    see docs/reference/checks.md#wrong for hints\n"
         "\n"
         "Status check results are ×\n"
@@ -92,7 +92,7 @@ def test_json_leaves_out_what_is_empty() -> None:
     tree = json.loads(render(results(WELL, WRONG), "json"))
     well, wrong = tree["categories"][0]["checks"]
     assert well == {"id": "well", "description": "well is", "result": "success"}
-    assert (wrong["error"], wrong["fix"], wrong["result"]) == ("it is\nbroken", "Mend it.", "error")
+    assert (wrong["error"], wrong["fix"], wrong["result"]) == ("it is\nbroken", "Fix it.", "error")
     assert tree["success"] is False
 
 

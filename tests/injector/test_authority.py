@@ -229,10 +229,10 @@ def test_a_certificate_that_no_client_accepts_is_issued_anew(
 ) -> None:
     held = replace(settled(), leaf=broken())
     assert decide(view(held), POLICY, NOW).step == "renew"
-    mended = take("renew", view(held), POLICY, NOW)
-    assert mended.leaf is not None
-    assert accepts(held.bundle, mended.leaf.certificate, NOW)
-    assert is_quiet(decide(view(mended), POLICY, NOW))
+    fixed = take("renew", view(held), POLICY, NOW)
+    assert fixed.leaf is not None
+    assert accepts(held.bundle, fixed.leaf.certificate, NOW)
+    assert is_quiet(decide(view(fixed), POLICY, NOW))
 
 
 # Things go wrong

@@ -33,6 +33,7 @@ from vocabulary.annotations.redirect import (
     Redirect,
     parse_redirect,
 )
+from vocabulary.defaults import INBOUND_PORT, OUTBOUND_PORT
 
 T = TypeVar("T")
 
@@ -193,8 +194,12 @@ def _linkerd_redirect(conf: LinkerdConf, pod: Pod, direct: Sequence[int]) -> Red
     uid = read.number("proxy-uid", conf.proxy_uid, 0, _MAX_ID)
     gid = read.number("proxy-gid", conf.proxy_gid, 0, _MAX_ID)
     redirect = Redirect(
-        inbound_port=read.number("inbound-port", conf.incoming_proxy_port or 4143, 1, 65535),
-        outbound_port=read.number("outbound-port", conf.outgoing_proxy_port or 4140, 1, 65535),
+        inbound_port=read.number(
+            "inbound-port", conf.incoming_proxy_port or INBOUND_PORT, 1, 65535
+        ),
+        outbound_port=read.number(
+            "outbound-port", conf.outgoing_proxy_port or OUTBOUND_PORT, 1, 65535
+        ),
         proxy_uid=max(uid, 0),
         proxy_gid=gid if gid > 0 else None,
         only_inbound_ports=read.parsed(

@@ -18,6 +18,7 @@ from cni_plugin.spec import (
     CniError,
     Code,
 )
+from vocabulary.defaults import INBOUND_PORT, OUTBOUND_PORT, PROXY_UID
 
 DEFAULT_EXCLUDED_NAMESPACES = ("kube-system", "linkerd-cni")
 
@@ -33,10 +34,10 @@ class LinkerdConf(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     backend when it started, and there is no xtables lock to wait for.
     """
 
-    incoming_proxy_port: _Port = 4143
+    incoming_proxy_port: _Port = INBOUND_PORT
     """0 stands for the default, as does a missing one (Linkerd redirects to port 0 then)."""
-    outgoing_proxy_port: _Port = 4140
-    proxy_uid: _Id = 2102
+    outgoing_proxy_port: _Port = OUTBOUND_PORT
+    proxy_uid: _Id = PROXY_UID
     """0 and below: no rule for the proxy's uid."""
     proxy_gid: _Id = -1
     """0 and below: no rule for the proxy's gid."""

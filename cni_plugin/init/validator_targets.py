@@ -15,9 +15,10 @@ from typing import Literal
 
 from cni_plugin.dataplane.addresses import IPAddress, IPNetwork, Network
 from vocabulary.annotations.redirect import PortRange, Redirect
+from vocabulary.defaults import OUTBOUND_PORT
 
 Version = Literal[4, 6]
-LISTEN_PORT = 4140
+LISTEN_PORT = OUTBOUND_PORT
 """The proxy's outbound port, in Linkerd and here, unless the settings name another."""
 _FAR_AWAY: dict[Version, tuple[str, ...]] = {
     4: ("192.0.2.2", "198.18.0.1"),

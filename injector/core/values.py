@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from vocabulary.defaults import ADMIN_PORT, CONTROL_PORT, INBOUND_PORT, OUTBOUND_PORT, PROXY_UID
 from vocabulary.version import __version__
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -52,10 +53,10 @@ class MeshgraftImage(Image, frozen=True):
 
 
 class Ports(_Values, frozen=True):
-    admin: Port = 4191
-    control: Port = 4190
-    inbound: Port = 4143
-    outbound: Port = 4140
+    admin: Port = ADMIN_PORT
+    control: Port = CONTROL_PORT
+    inbound: Port = INBOUND_PORT
+    outbound: Port = OUTBOUND_PORT
 
 
 class Resource(_Values, frozen=True):
@@ -142,7 +143,7 @@ class Proxy(_Values, frozen=True):
     log_format: str = "plain"
     log_http_headers: str = msgspec.field(default="off", name="logHTTPHeaders")
     ports: Ports = Ports()
-    uid: User = 2102
+    uid: User = PROXY_UID
     gid: Group = -1
     cores: Count | None = None
     runtime: Runtime = Runtime()

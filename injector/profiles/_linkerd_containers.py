@@ -13,6 +13,7 @@ from injector.profiles._linkerd_env import (
     proxy_env,
 )
 from injector.profiles.common import image, pull_policy, resources
+from vocabulary.defaults import OUTBOUND_PORT
 
 PROXY, INIT, VALIDATOR = "linkerd-proxy", "linkerd-init", "linkerd-network-validator"
 DEBUG = "linkerd-debug"
@@ -21,7 +22,7 @@ _IDENTITY_VOLUME = "linkerd-identity-end-entity"
 _PODINFO_VOLUME = "linkerd-podinfo"
 VOLUMES = frozenset((_XTABLES_VOLUME, _IDENTITY_VOLUME, _PODINFO_VOLUME, TOKEN_NAME))
 _TOKEN_SECONDS = 86400
-_LOCAL_PORT_OF_LINKERD = 4140
+_LOCAL_PORT_OF_LINKERD = OUTBOUND_PORT
 """The validator's port in Linkerd, whatever the proxy's outbound port is."""
 _FIREWALL = {
     "nft": ["iptables-nft", "iptables-nft-save"],

@@ -13,6 +13,7 @@ import msgspec
 from injector.core.values import Group, Image, Port, Resources, Values
 from meshgraft.charts.location import ChartName
 from process.logs import LogFormat, LogLevel
+from vocabulary.defaults import ADMIN_PORT, CONTROL_PORT, INBOUND_PORT, OUTBOUND_PORT, PROXY_UID
 
 Free = dict[str, Any]
 """A part of a Kubernetes object: the API server knows it better."""
@@ -173,15 +174,15 @@ class _StartupTaint(_Chart, frozen=True):
 class CniChart(_Chart, frozen=True):
     """``deploy/charts/meshgraft-cni``."""
 
-    inbound_proxy_port: Port = 4143
-    outbound_proxy_port: Port = 4140
-    proxy_control_port: Port = 4190
-    proxy_admin_port: Port = 4191
+    inbound_proxy_port: Port = INBOUND_PORT
+    outbound_proxy_port: Port = OUTBOUND_PORT
+    proxy_control_port: Port = CONTROL_PORT
+    proxy_admin_port: Port = ADMIN_PORT
     ignore_inbound_ports: PortList = ""
     ignore_outbound_ports: PortList = ""
     ports_to_redirect: PortList = ""
     skip_subnets: str = ""
-    proxy_uid: Count = msgspec.field(default=2102, name="proxyUID")
+    proxy_uid: Count = msgspec.field(default=PROXY_UID, name="proxyUID")
     proxy_gid: Group = msgspec.field(default=-1, name="proxyGID")
     disable_ipv6: bool = msgspec.field(default=True, name="disableIPv6")
     use_wait_flag: bool = False

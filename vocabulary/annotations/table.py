@@ -34,6 +34,7 @@ from vocabulary.annotations.parse import (
     parse_whole_seconds,
     whole_cores,
 )
+from vocabulary.defaults import ADMIN_PORT, CONTROL_PORT, INBOUND_PORT, OUTBOUND_PORT, PROXY_UID
 
 INJECT = "linkerd.io/inject"
 PREFIX = "config.linkerd.io/"
@@ -212,10 +213,16 @@ _IMAGES = (
 )
 
 _PORTS = (
-    _port("control-port", 4190, "The port of the proxy's control API."),
-    _port("admin-port", 4191, "The port of the proxy's metrics and probes."),
-    _port("inbound-port", 4143, "The port to which the pod's inbound traffic is redirected."),
-    _port("outbound-port", 4140, "The port to which the pod's outbound traffic is redirected."),
+    _port("control-port", CONTROL_PORT, "The port of the proxy's control API."),
+    _port("admin-port", ADMIN_PORT, "The port of the proxy's metrics and probes."),
+    _port(
+        "inbound-port", INBOUND_PORT, "The port to which the pod's inbound traffic is redirected."
+    ),
+    _port(
+        "outbound-port",
+        OUTBOUND_PORT,
+        "The port to which the pod's outbound traffic is redirected.",
+    ),
     _row(
         "skip-inbound-ports",
         "port list",
@@ -315,7 +322,7 @@ _RESOURCES = (
         "user ID",
         int_between(1, _MAX_ID),
         "proxy.uid",
-        "2102",
+        str(PROXY_UID),
         "The user that the proxy runs as, by which its own traffic is told apart.",
         bounds=f"1 to {_MAX_ID}",
     ),

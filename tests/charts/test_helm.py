@@ -183,6 +183,5 @@ def test_the_wheel_has_the_charts_where_they_are_looked_for() -> None:
     root = location.IN_CLONE.parents[1]
     wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     places = wheel["targets"]["wheel"]["force-include"]
-    assert {root / source: root / to for source, to in places.items()} == {
-        location.IN_CLONE: location.IN_WHEEL
-    }
+    where = {root / source: root / to for source, to in places.items()}
+    assert where[location.IN_CLONE] == location.IN_WHEEL

@@ -55,6 +55,17 @@ class Answer:
     """Time spent in the backend; None where it was not asked."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Came:
+    """What a command came to; with the call, that makes the answer."""
+
+    result: Result
+    response: Response = field(default_factory=Response)
+    reason: str = ""
+    error: str = ""
+    warnings: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class _Call:
     """One request being answered: what is known so far, and the lines for stderr."""
@@ -65,6 +76,7 @@ class _Call:
     backend: Backend
     pods: PodSource
     clock: Callable[[], float]
+    refused: str = ""
     level: str = "warn"
     cni_version: str = DEFAULT_CNI_VERSION
     lines: list[str] = field(default_factory=list)
@@ -101,14 +113,17 @@ def handle(
     backend: Backend,
     pods: PodSource,
     clock: Callable[[], float] = time.perf_counter,
+    *,
+    refused: str = "",
 ) -> Answer:
     """Answer ADD, CHECK or STATUS; an error becomes a CNI error result, never an exception.
 
-    ``netns_fd`` is None where the plugin program could not open the pod's netns; it stays open.
-    ``clock`` gives seconds. Only what is a bug raises; see `internal_error`.
+    ``netns_fd`` is None where the plugin program could not open the pod's netns, or where the agent
+    refused it, and ``refused`` says why; it stays open. ``clock`` gives seconds. Only what is a bug
+    raises; see `internal_error`.
     """
     pod = parse_cni_args(request.env.get("CNI_ARGS", ""))
-    call = _Call(request, pod, netns_fd, backend, pods, clock)
+    call = _Call(request, pod, netns_fd, backend, pods, clock, refused)
     command = request.env.get("CNI_COMMAND", "")
     try:
         call.cni_version = cni_version_of(request.stdin)
@@ -116,16 +131,22 @@ def handle(
         call.level = netconf.log_level
         if command not in _COMMANDS:
             raise CniError(Code.BAD_ENVIRONMENT, f"unknown CNI_COMMAND: {command}")
-        answer = _COMMANDS[command](call, netconf)
+        came = _COMMANDS[command](call, netconf)
     except CniError as error:
         call.log("warn", "failed", pod=pod, code=int(error.code), error=error.msg)
-        answer = _failed(error, call.cni_version)
-    stderr = "".join(call.lines).encode()
-    return replace(
-        answer,
-        response=replace(answer.response, stderr=stderr),
+        came = _failed(error, call.cni_version)
+    return _answer(call, command, came)
+
+
+def _answer(call: _Call, command: str, came: _Came) -> Answer:
+    return Answer(
+        response=replace(came.response, stderr="".join(call.lines).encode()),
         command=command,
-        pod=str(pod),
+        result=came.result,
+        pod=str(call.pod),
+        reason=came.reason,
+        error=came.error,
+        warnings=came.warnings,
         rules_seconds=call.rules_seconds,
     )
 
@@ -138,27 +159,31 @@ def internal_error(request: Request) -> Answer:
         f"pod {pod}: the linkerd-cni agent met an error that it did not expect; "
         "its log on this node has the traceback",
     )
-    answer = _failed(error, cni_version_of(request.stdin))
+    came = _failed(error, cni_version_of(request.stdin))
     line = log_line("failed", pod=pod, code=int(error.code), error=error.msg)
-    return replace(
-        answer,
-        response=replace(answer.response, stderr=line.encode()),
+    return Answer(
+        response=replace(came.response, stderr=line.encode()),
         command=request.env.get("CNI_COMMAND", ""),
+        result=came.result,
         pod=str(pod),
+        reason=came.reason,
+        error=came.error,
     )
 
 
-def _failed(error: CniError, cni_version: str) -> Answer:
+def _failed(error: CniError, cni_version: str) -> _Came:
     response = Response(1, error.to_json(cni_version))
-    return Answer(response, "", "failed", reason=f"code-{int(error.code)}", error=error.msg)
+    return _Came(
+        result="failed", response=response, reason=f"code-{int(error.code)}", error=error.msg
+    )
 
 
-def _add(call: _Call, netconf: NetConf) -> Answer:
+def _add(call: _Call, netconf: NetConf) -> _Came:
     decision = _decide(call, netconf)
     response = Response(stdout=netconf.result)
     if isinstance(decision, PassThrough):
         call.log("info", "passed through", pod=call.pod, reason=decision.reason)
-        return Answer(response, "", "passed-through", reason=decision.reason)
+        return _Came(result="passed-through", response=response, reason=decision.reason)
     for warning in decision.warnings:
         call.log("warn", "value left out", pod=call.pod, warning=warning)
     result, changed = _redirect(call, netconf, decision)
@@ -171,7 +196,9 @@ def _add(call: _Call, netconf: NetConf) -> Answer:
         changed=str(changed).lower(),
         reason=decision.reason,
     )
-    return Answer(response, "", result, reason=decision.reason, warnings=decision.warnings)
+    return _Came(
+        result=result, response=response, reason=decision.reason, warnings=decision.warnings
+    )
 
 
 def _redirect(call: _Call, netconf: NetConf, decision: Redirected) -> tuple[Result, bool]:
@@ -182,11 +209,11 @@ def _redirect(call: _Call, netconf: NetConf, decision: Redirected) -> tuple[Resu
     return "redirected", changed
 
 
-def _check(call: _Call, netconf: NetConf) -> Answer:
+def _check(call: _Call, netconf: NetConf) -> _Came:
     _needs_version(netconf, "CHECK", "0.4.0")
     decision = _decide(call, netconf)
     if isinstance(decision, PassThrough) or netconf.linkerd.simulate:
-        return Answer(Response(), "", "ok", reason=decision.reason)
+        return _Came(result="ok", reason=decision.reason)
     wanted = decision.redirect
     difference = _in_netns(call, lambda netns_fd: call.backend.difference(netns_fd, wanted))
     if difference is not None:
@@ -195,16 +222,16 @@ def _check(call: _Call, netconf: NetConf) -> Answer:
             f"pod {call.pod}: the traffic rules are not as they should be: {difference}; "
             "delete the pod to have it made anew",
         )
-    return Answer(Response(), "", "ok", reason=decision.reason)
+    return _Came(result="ok", reason=decision.reason)
 
 
-def _status(_call: _Call, netconf: NetConf) -> Answer:
+def _status(_call: _Call, netconf: NetConf) -> _Came:
     """That this runs is the answer: the backend was tried out before the agent took calls."""
     _needs_version(netconf, "STATUS", "1.1.0")
-    return Answer(Response(), "", "ok")
+    return _Came(result="ok")
 
 
-_COMMANDS: dict[str, Callable[[_Call, NetConf], Answer]] = {
+_COMMANDS: dict[str, Callable[[_Call, NetConf], _Came]] = {
     "ADD": _add,
     "CHECK": _check,
     "STATUS": _status,
@@ -248,7 +275,8 @@ def _in_netns(call: _Call, work: Callable[[int], T]) -> T:
         CniError: there is no netns to work on (code 4), or the rules could not be read or set.
     """
     if call.netns_fd is None:
-        problem = call.request.env.get(NETNS_ERROR, "the plugin program handed over no descriptor")
+        told = call.request.env.get(NETNS_ERROR, "the plugin program handed over no descriptor")
+        problem = call.refused or told
         path = call.request.env.get("CNI_NETNS", "")
         raise CniError(
             Code.BAD_ENVIRONMENT, f"pod {call.pod}: CNI_NETNS {path!r} cannot be used: {problem}"

@@ -24,7 +24,7 @@ from pathlib import Path
 import structlog
 
 from cni_plugin.agent.backlog import backlog
-from cni_plugin.agent.handler import NETNS_ERROR, Answer, handle, internal_error
+from cni_plugin.agent.handler import Answer, handle, internal_error
 from cni_plugin.agent.metrics import Metrics
 from cni_plugin.agent.netconf import parse_cni_args
 from cni_plugin.agent.protocol import ProtocolError, Request
@@ -294,8 +294,8 @@ class Agent:
     def _answer(self, request: Request, netns_fd: int | None) -> Answer:
         try:
             if netns_fd is not None and _is_own_netns(netns_fd):
-                env = {**request.env, NETNS_ERROR: "it is the agent's own network namespace"}
-                return handle(replace(request, env=env), None, self._backend, self._pods)
+                why = "it is the agent's own network namespace"
+                return handle(request, None, self._backend, self._pods, refused=why)
             answer = handle(request, netns_fd, self._backend, self._pods)
             if netns_fd is not None and answer.command == "ADD" and answer.result != "failed":
                 self._remember(request, netns_fd)

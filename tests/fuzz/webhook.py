@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import httpx
 import jsonpatch
 
+from tests.injector.core.test_recordings import PROFILES, app, review
 from tests.injector.support import REVIEWS
-from tests.injector.test_recordings import PROFILES, app, review
 from vocabulary.annotations import ANNOTATIONS
 
 _ODD: tuple[Any, ...] = (

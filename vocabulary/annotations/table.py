@@ -40,9 +40,9 @@ INJECT = "linkerd.io/inject"
 PREFIX = "config.linkerd.io/"
 BETA_PREFIX = "config.beta.linkerd.io/"
 ALPHA_PREFIX = "config.alpha.linkerd.io/"
-OPAQUE_PORTS = PREFIX + "opaque-ports"
-NATIVE_SIDECAR = PREFIX + "proxy-enable-native-sidecar"
-CLOSE_WAIT_TIMEOUT = PREFIX + "close-wait-timeout"
+OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
+NATIVE_SIDECAR = "config.linkerd.io/proxy-enable-native-sidecar"
+CLOSE_WAIT_TIMEOUT = "config.linkerd.io/close-wait-timeout"
 _MAX_ID = 2**31 - 1
 """What Kubernetes takes for runAsUser and runAsGroup."""
 
@@ -84,9 +84,8 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _row(
-    name: str, kind: str, parse: Parser, sets: str | None, default: str, effect: str, **rest: Any
+    key: str, kind: str, parse: Parser, sets: str | None, default: str, effect: str, **rest: Any
 ) -> Annotation:
-    key = name if "/" in name else PREFIX + name
     if kind in _LISTS:
         rest = {"longest": _LONGEST_LIST, **rest}
     return Annotation(
@@ -94,14 +93,15 @@ def _row(
     )
 
 
-def _port(name: str, default: int, effect: str) -> Annotation:
-    bounds, path = f"1 to {MAX_PORT}", "proxy.ports." + name.removesuffix("-port")
-    return _row(name, "port", int_between(1, MAX_PORT), path, str(default), effect, bounds=bounds)
+def _port(key: str, default: int, effect: str) -> Annotation:
+    name = key.removeprefix(PREFIX).removesuffix("-port")
+    bounds, path = f"1 to {MAX_PORT}", f"proxy.ports.{name}"
+    return _row(key, "port", int_between(1, MAX_PORT), path, str(default), effect, bounds=bounds)
 
 
-def _amount(name: str, sets: str, effect: str, **rest: Any) -> Annotation:
+def _amount(key: str, sets: str, effect: str, **rest: Any) -> Annotation:
     return _row(
-        name,
+        key,
         "quantity",
         parse_resource,
         "proxy.resources." + sets,
@@ -113,20 +113,20 @@ def _amount(name: str, sets: str, effect: str, **rest: Any) -> Annotation:
 
 
 def _switch(
-    name: str, sets: str, default: Literal["true", "false"], effect: str, **rest: Any
+    key: str, sets: str, default: Literal["true", "false"], effect: str, **rest: Any
 ) -> Annotation:
-    return _row(name, "boolean", parse_bool, sets, default, effect, **rest)
+    return _row(key, "boolean", parse_bool, sets, default, effect, **rest)
 
 
 def _choice(
-    name: str,
+    key: str,
     choices: Mapping[str, Any],
     sets: str,
     default: str,
     effect: str,
 ) -> Annotation:
     bounds = ", ".join(choice for choice in choices if choice)
-    return _row(name, "enumeration", one_of(choices), sets, default, effect, bounds=bounds)
+    return _row(key, "enumeration", one_of(choices), sets, default, effect, bounds=bounds)
 
 
 def _same(*choices: str) -> dict[str, str]:
@@ -159,7 +159,7 @@ _INJECTION = (
 
 _IMAGES = (
     _row(
-        "proxy-image",
+        "config.linkerd.io/proxy-image",
         "image name",
         parse_image,
         "proxy.image.name",
@@ -167,7 +167,7 @@ _IMAGES = (
         "The image of the proxy, of the init container and of the network validator.",
     ),
     _row(
-        "proxy-version",
+        "config.linkerd.io/proxy-version",
         "image tag",
         parse_tag,
         "proxy.image.version",
@@ -175,14 +175,14 @@ _IMAGES = (
         "The tag of that image.",
     ),
     _choice(
-        "image-pull-policy",
+        "config.linkerd.io/image-pull-policy",
         _PULL_POLICIES,
         "proxy.image.pullPolicy",
         "IfNotPresent",
         "When that image is pulled.",
     ),
     _row(
-        "debug-image",
+        "config.linkerd.io/debug-image",
         "image name",
         parse_image,
         "debugContainer.image.name",
@@ -190,7 +190,7 @@ _IMAGES = (
         "The image of the debug container.",
     ),
     _row(
-        "debug-image-version",
+        "config.linkerd.io/debug-image-version",
         "image tag",
         parse_tag,
         "debugContainer.image.version",
@@ -198,14 +198,14 @@ _IMAGES = (
         "The tag of the debug container's image.",
     ),
     _choice(
-        "debug-image-pull-policy",
+        "config.linkerd.io/debug-image-pull-policy",
         _PULL_POLICIES,
         "debugContainer.image.pullPolicy",
         "IfNotPresent",
         "When the debug container's image is pulled.",
     ),
     _switch(
-        "enable-debug-sidecar",
+        "config.linkerd.io/enable-debug-sidecar",
         "enableDebugSidecar",
         "false",
         "Adds a container with tools for debugging to the pod.",
@@ -213,18 +213,22 @@ _IMAGES = (
 )
 
 _PORTS = (
-    _port("control-port", CONTROL_PORT, "The port of the proxy's control API."),
-    _port("admin-port", ADMIN_PORT, "The port of the proxy's metrics and probes."),
+    _port("config.linkerd.io/control-port", CONTROL_PORT, "The port of the proxy's control API."),
     _port(
-        "inbound-port", INBOUND_PORT, "The port to which the pod's inbound traffic is redirected."
+        "config.linkerd.io/admin-port", ADMIN_PORT, "The port of the proxy's metrics and probes."
     ),
     _port(
-        "outbound-port",
+        "config.linkerd.io/inbound-port",
+        INBOUND_PORT,
+        "The port to which the pod's inbound traffic is redirected.",
+    ),
+    _port(
+        "config.linkerd.io/outbound-port",
         OUTBOUND_PORT,
         "The port to which the pod's outbound traffic is redirected.",
     ),
     _row(
-        "skip-inbound-ports",
+        "config.linkerd.io/skip-inbound-ports",
         "port list",
         parse_port_text,
         "proxyInit.ignoreInboundPorts",
@@ -232,7 +236,7 @@ _PORTS = (
         "Inbound ports that bypass the proxy.",
     ),
     _row(
-        "skip-outbound-ports",
+        "config.linkerd.io/skip-outbound-ports",
         "port list",
         parse_port_text,
         "proxyInit.ignoreOutboundPorts",
@@ -240,7 +244,7 @@ _PORTS = (
         "Outbound ports that bypass the proxy.",
     ),
     _row(
-        "skip-subnets",
+        "config.linkerd.io/skip-subnets",
         "CIDR list",
         parse_cidr_text,
         "proxyInit.skipSubnets",
@@ -248,7 +252,7 @@ _PORTS = (
         "Subnets whose inbound connections bypass the proxy.",
     ),
     _row(
-        "skip-outbound-subnets",
+        "config.linkerd.io/skip-outbound-subnets",
         "CIDR list",
         parse_cidr_text,
         "meshgraft.skipOutboundSubnets",
@@ -257,7 +261,7 @@ _PORTS = (
         " profile envoy).",
     ),
     _row(
-        "opaque-ports",
+        "config.linkerd.io/opaque-ports",
         "port list",
         parse_opaque_port_text,
         "proxy.opaquePorts",
@@ -266,7 +270,7 @@ _PORTS = (
         " are allowed.",
     ),
     _row(
-        "pod-inbound-ports",
+        "config.linkerd.io/pod-inbound-ports",
         "port list",
         parse_port_text,
         "proxy.podInboundPorts",
@@ -274,7 +278,7 @@ _PORTS = (
         "The ports on which the pod serves.",
     ),
     _row(
-        "proxy-require-identity-inbound-ports",
+        "config.linkerd.io/proxy-require-identity-inbound-ports",
         "port list",
         parse_port_text,
         "proxy.requireIdentityOnInboundPorts",
@@ -285,19 +289,19 @@ _PORTS = (
 
 _RESOURCES = (
     _amount(
-        "proxy-cpu-request",
+        "config.linkerd.io/proxy-cpu-request",
         "cpu.request",
         "The CPU that the proxy asks for; rounded up, also its least number of worker threads.",
         derives=("proxy.runtime.workers.minimum", whole_cores),
     ),
     _amount(
-        "proxy-cpu-limit",
+        "config.linkerd.io/proxy-cpu-limit",
         "cpu.limit",
         "The most CPU that the proxy gets; rounded up, also its largest number of worker threads.",
         derives=("proxy.cores", whole_cores),
     ),
     _row(
-        "proxy-cpu-ratio-limit",
+        "config.linkerd.io/proxy-cpu-ratio-limit",
         "fraction",
         parse_fraction,
         "proxy.runtime.workers.maximumCPURatio",
@@ -305,20 +309,28 @@ _RESOURCES = (
         "The largest share of the node's CPUs for which the proxy starts worker threads.",
         bounds="above 0 and below 1",
     ),
-    _amount("proxy-memory-request", "memory.request", "The memory that the proxy asks for."),
-    _amount("proxy-memory-limit", "memory.limit", "The most memory that the proxy gets."),
     _amount(
-        "proxy-ephemeral-storage-request",
+        "config.linkerd.io/proxy-memory-request",
+        "memory.request",
+        "The memory that the proxy asks for.",
+    ),
+    _amount(
+        "config.linkerd.io/proxy-memory-limit",
+        "memory.limit",
+        "The most memory that the proxy gets.",
+    ),
+    _amount(
+        "config.linkerd.io/proxy-ephemeral-storage-request",
         "ephemeral-storage.request",
         "The ephemeral storage that the proxy asks for.",
     ),
     _amount(
-        "proxy-ephemeral-storage-limit",
+        "config.linkerd.io/proxy-ephemeral-storage-limit",
         "ephemeral-storage.limit",
         "The most ephemeral storage that the proxy gets.",
     ),
     _row(
-        "proxy-uid",
+        "config.linkerd.io/proxy-uid",
         "user ID",
         int_between(1, _MAX_ID),
         "proxy.uid",
@@ -327,7 +339,7 @@ _RESOURCES = (
         bounds=f"1 to {_MAX_ID}",
     ),
     _row(
-        "proxy-gid",
+        "config.linkerd.io/proxy-gid",
         "group ID",
         int_between(-1, _MAX_ID),
         "proxy.gid",
@@ -339,7 +351,7 @@ _RESOURCES = (
 
 _OBSERVING = (
     _row(
-        "proxy-log-level",
+        "config.linkerd.io/proxy-log-level",
         "log filter",
         parse_text,
         "proxy.logLevel",
@@ -348,34 +360,34 @@ _OBSERVING = (
         longest=1024,
     ),
     _choice(
-        "proxy-log-http-headers",
+        "config.linkerd.io/proxy-log-http-headers",
         _same("insecure", "off", ""),
         "proxy.logHTTPHeaders",
         "off",
         "Whether HTTP headers, which may hold secrets, may appear in the proxy's log.",
     ),
     _choice(
-        "proxy-log-format",
+        "config.linkerd.io/proxy-log-format",
         _same("plain", "json"),
         "proxy.logFormat",
         "plain",
         "The format of the proxy's log.",
     ),
     _choice(
-        "access-log",
+        "config.linkerd.io/access-log",
         _same("apache", "json", ""),
         "proxy.accessLog",
         "",
         "Makes the proxy write an access log, in this format.",
     ),
     _switch(
-        "proxy-metrics-hostname-labels",
+        "config.linkerd.io/proxy-metrics-hostname-labels",
         "proxy.metrics.hostnameLabels",
         "false",
         "Adds host names to the labels of outbound metrics.",
     ),
     _choice(
-        "proxy-admin-shutdown",
+        "config.linkerd.io/proxy-admin-shutdown",
         _ENABLED,
         "proxy.enableShutdownEndpoint",
         "disabled",
@@ -385,16 +397,19 @@ _OBSERVING = (
 
 _TRAFFIC = (
     _switch(
-        "enable-external-profiles",
+        "config.linkerd.io/enable-external-profiles",
         "proxy.enableExternalProfiles",
         "false",
         "Looks up service profiles for names outside the cluster too.",
     ),
     _switch(
-        "enable-gateway", "proxy.isGateway", "false", "Makes the proxy a multicluster gateway."
+        "config.linkerd.io/enable-gateway",
+        "proxy.isGateway",
+        "false",
+        "Makes the proxy a multicluster gateway.",
     ),
     _row(
-        "proxy-outbound-connect-timeout",
+        "config.linkerd.io/proxy-outbound-connect-timeout",
         "duration",
         parse_connect_timeout,
         "proxy.outboundConnectTimeout",
@@ -402,7 +417,7 @@ _TRAFFIC = (
         "How long the proxy waits for a connection out of the pod.",
     ),
     _row(
-        "proxy-inbound-connect-timeout",
+        "config.linkerd.io/proxy-inbound-connect-timeout",
         "duration",
         parse_connect_timeout,
         "proxy.inboundConnectTimeout",
@@ -410,7 +425,7 @@ _TRAFFIC = (
         "How long the proxy waits for a connection to the application.",
     ),
     _row(
-        "proxy-outbound-discovery-cache-unused-timeout",
+        "config.linkerd.io/proxy-outbound-discovery-cache-unused-timeout",
         "duration",
         parse_proxy_duration,
         "proxy.outboundDiscoveryCacheUnusedTimeout",
@@ -418,7 +433,7 @@ _TRAFFIC = (
         "How long what was learnt about an outbound destination is kept without use.",
     ),
     _row(
-        "proxy-inbound-discovery-cache-unused-timeout",
+        "config.linkerd.io/proxy-inbound-discovery-cache-unused-timeout",
         "duration",
         parse_proxy_duration,
         "proxy.inboundDiscoveryCacheUnusedTimeout",
@@ -426,19 +441,19 @@ _TRAFFIC = (
         "How long what was learnt about an inbound port is kept without use.",
     ),
     _switch(
-        "proxy-disable-outbound-protocol-detect-timeout",
+        "config.linkerd.io/proxy-disable-outbound-protocol-detect-timeout",
         "proxy.disableOutboundProtocolDetectTimeout",
         "false",
         "Waits without end for a client's first bytes on outbound connections.",
     ),
     _switch(
-        "proxy-disable-inbound-protocol-detect-timeout",
+        "config.linkerd.io/proxy-disable-inbound-protocol-detect-timeout",
         "proxy.disableInboundProtocolDetectTimeout",
         "false",
         "Waits without end for a client's first bytes on inbound connections.",
     ),
     _choice(
-        "default-inbound-policy",
+        "config.linkerd.io/default-inbound-policy",
         _POLICIES,
         "proxy.defaultInboundPolicy",
         "all-unauthenticated",
@@ -448,34 +463,34 @@ _TRAFFIC = (
 
 _LIFE = (
     _choice(
-        "proxy-await",
+        "config.linkerd.io/proxy-await",
         _ENABLED,
         "proxy.await",
         "enabled",
         "Whether the application starts only when the proxy is ready.",
     ),
     _switch(
-        "proxy-enable-native-sidecar",
+        "config.linkerd.io/proxy-enable-native-sidecar",
         "proxy.nativeSidecar",
         "true",
         "Runs the proxy as a native sidecar: an init container that stays.",
     ),
     _switch(
-        BETA_PREFIX + "proxy-enable-native-sidecar",
+        "config.beta.linkerd.io/proxy-enable-native-sidecar",
         "proxy.nativeSidecar",
         "true",
         "The older name of `config.linkerd.io/proxy-enable-native-sidecar`, void beside it.",
         hidden_by=(NATIVE_SIDECAR,),
     ),
     _switch(
-        ALPHA_PREFIX + "proxy-enable-native-sidecar",
+        "config.alpha.linkerd.io/proxy-enable-native-sidecar",
         "proxy.nativeSidecar",
         "true",
         "The oldest name of `config.linkerd.io/proxy-enable-native-sidecar`, void beside either.",
-        hidden_by=(NATIVE_SIDECAR, BETA_PREFIX + "proxy-enable-native-sidecar"),
+        hidden_by=(NATIVE_SIDECAR, "config.beta.linkerd.io/proxy-enable-native-sidecar"),
     ),
     _row(
-        ALPHA_PREFIX + "proxy-wait-before-exit-seconds",
+        "config.alpha.linkerd.io/proxy-wait-before-exit-seconds",
         "whole seconds",
         int_between(0, _MAX_ID),
         "proxy.waitBeforeExitSeconds",
@@ -484,7 +499,7 @@ _LIFE = (
         bounds="0 or more",
     ),
     _row(
-        "shutdown-grace-period",
+        "config.linkerd.io/shutdown-grace-period",
         "duration",
         parse_milliseconds,
         "proxy.shutdownGracePeriod",
@@ -492,7 +507,7 @@ _LIFE = (
         "How long the proxy lets open connections finish when it stops.",
     ),
     _row(
-        "close-wait-timeout",
+        "config.linkerd.io/close-wait-timeout",
         "duration",
         parse_whole_seconds,
         "proxyInit.closeWaitTimeoutSecs",
@@ -500,7 +515,7 @@ _LIFE = (
         "Sets the kernel's time-out for connections in CLOSE_WAIT; takes proxyInit.runAsRoot.",
     ),
     _row(
-        "proxy-additional-env",
+        "config.linkerd.io/proxy-additional-env",
         "JSON list of EnvVars",
         parse_env,
         "proxy.additionalEnv",
@@ -514,7 +529,7 @@ _LIFE = (
 
 _TRACES = (
     _row(
-        "trace-collector",
+        "config.linkerd.io/trace-collector",
         "address",
         parse_host_port,
         "proxy.tracing.collector.endpoint",

@@ -24,7 +24,7 @@ from injector.service.review import (
     shorten,
 )
 
-RECORDINGS = sorted((Path(__file__).parents[1] / "data" / "admission-reviews").glob("*.json"))
+RECORDINGS = sorted((Path(__file__).parents[2] / "data" / "admission-reviews").glob("*.json"))
 
 
 def review(**request: Any) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def test_a_pod_is_shown_by_namespace_and_name() -> None:
 
 
 def test_the_example_for_operators_is_a_valid_entry() -> None:
-    path = Path(__file__).parents[2] / "deploy/examples/10-bridge.conflist"
+    path = Path(__file__).parents[3] / "deploy/examples/10-bridge.conflist"
     conflist = json.loads(path.read_text())
     entry = {**conflist["plugins"][-1], "cniVersion": conflist["cniVersion"], "name": "bridge"}
     netconf = decode_netconf(json.dumps(entry).encode())

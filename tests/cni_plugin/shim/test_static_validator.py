@@ -15,8 +15,8 @@ import pytest
 from cni_plugin.dataplane.inbound_word import tell
 from cni_plugin.dataplane.nft import NftBackend
 from meshgraft.lab.netns import Netns
+from tests.cni_plugin.init.test_network_validator import IPV4, IPV6, linked, routed
 from tests.cni_plugin.shim_support import ROOT
-from tests.cni_plugin.test_network_validator import IPV4, IPV6, linked, routed
 from vocabulary.annotations.redirect import Redirect
 
 RULES = Redirect(inbound_port=4143, outbound_port=4140)

@@ -30,7 +30,7 @@ from injector.certificates.x509 import (
 )
 from process.files import FileError
 from tests.injector.cert_support import NOW
-from tests.injector.test_reload import Mount
+from tests.injector.service.test_reload import Mount
 
 SANS = ["localhost"]
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)

@@ -15,7 +15,7 @@ from injector.core.model import Namespace, Owner
 from injector.core.owners import ObjectMeta, OwnerReference, resolve_owner
 from process.files import FileError
 
-NAMESPACES = Path(__file__).parents[1] / "data" / "namespaces.json"
+NAMESPACES = Path(__file__).parents[2] / "data" / "namespaces.json"
 
 REPLICA_SET = OwnerReference(kind="ReplicaSet", name="web-5d", api_version="apps/v1", uid="r")
 JOB = OwnerReference(kind="Job", name="report-1", api_version="batch/v1", uid="j")

@@ -15,7 +15,7 @@ from injector.service.server import Process
 from meshgraft._errors import CommandError
 from meshgraft.commands.webhook import webhook
 
-OFFLINE = Path(__file__).parents[1] / "data" / "namespaces.json"
+OFFLINE = Path(__file__).parents[2] / "data" / "namespaces.json"
 KUBECONFIG = """
 current-context: c
 clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]

@@ -74,7 +74,7 @@ class NftBackend:
             for _ in range(_ATTEMPTS):
                 if _committed(sock, plan.create, unless=errno.EEXIST):
                     return True
-                if _read(sock, plan) == plan.state:
+                if _read_twice(sock, plan) == plan.state:
                     return False
                 if _committed(sock, plan.replace, unless=errno.ENOENT):
                     return True
@@ -92,7 +92,7 @@ class NftBackend:
         """The first difference between the table and what it should be, or None."""
         plan = nft_encode.plan(redirect)
         with _opened(netns_fd, "read the rules") as sock:
-            return difference(plan.state, _read(sock, plan), TABLE)
+            return difference(plan.state, _read_twice(sock, plan), TABLE)
 
 
 def unavailable() -> str | None:
@@ -206,6 +206,23 @@ def _drain(sock: socket.socket) -> None:
             raise
     finally:
         sock.settimeout(_TIMEOUT)
+
+
+def _read_twice(sock: socket.socket, plan: Plan) -> TableState | None:
+    """Our table as it is now; what is not as it should be counts only if it stays so.
+
+    While another thread's transaction fails, as ours does where the table is there already, the
+    kernel shows rules that it takes back at its end, and does not mark the dump as interrupted.
+    """
+    before = _read(sock, plan)
+    for _ in range(_ATTEMPTS):
+        if before == plan.state:
+            break
+        again = _read(sock, plan)
+        if again == before:
+            break
+        before = again
+    return before
 
 
 def _read(sock: socket.socket, plan: Plan) -> TableState | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from injector.core.marks import PROFILE, all_marks, marks_of, untold_marks
 from injector.core.model import Namespace, Object, Origin, SkipReason
 from injector.core.opt_in import namespace_as_asked, pod_as_asked
 from injector.core.pods import annotations_of, containers, service_account_mount
@@ -20,12 +21,10 @@ AnnotationAt = Literal["namespace", "workload", ""]
 
 _VALID = frozenset(("enabled", "ingress", "disabled", ""))
 _WANTED = frozenset(("enabled", "ingress"))
-_PROXY_NAMES = frozenset(("linkerd-proxy", "istio-proxy", "kuma-sidecar", "consul-dataplane"))
+_PROXY_NAMES = frozenset(("istio-proxy", "kuma-sidecar", "consul-dataplane"))
 _PROXY_IMAGES = ("cr.l5d.io/linkerd/proxy:", "gcr.io/istio-release/proxyv2:")
-# Meshgraft's are profile envoy's: a container called envoy may well be an application's own.
 _INIT_NAMES = frozenset(
     (
-        *("linkerd-init", "meshgraft-init", "meshgraft-network-validator"),
         *("istio-init", "istio-validation", "kuma-init", "kuma-validation"),
         *("consul-connect-inject-init", "osm-init"),
     )
@@ -113,9 +112,14 @@ def has_sidecar(pod: Object) -> bool:
     init_containers = pod["spec"].get("initContainers") or ()
     if _is_of_another_mesh(pod):
         return True
-    if any(_matches(one, _INIT_NAMES, _INIT_IMAGES) for one in init_containers):
+    inits = all_marks().inits | (all_marks().validators - untold_marks().validators)
+    if any(_matches(one, _INIT_NAMES | inits, _INIT_IMAGES) for one in init_containers):
         return True
-    return any(_matches(one, _PROXY_NAMES, _PROXY_IMAGES) for one in containers(pod))
+    # A container of the name that a profile's proxy has may well be an application's own, except
+    # where the pod says that it is ours.
+    told = marks_of(annotations_of(pod).get(PROFILE, "")).proxies
+    proxies = _PROXY_NAMES | untold_marks().proxies | told
+    return any(_matches(one, proxies, _PROXY_IMAGES) for one in containers(pod))
 
 
 def _matches(container: Object, names: frozenset[str], images: tuple[str, ...]) -> bool:

@@ -30,6 +30,8 @@ class Marks:
     volumes: frozenset[str] = frozenset()
     variables: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     """What each of the pod's own containers gets, by name."""
+    images: tuple[str, ...] = ()
+    """Where in the values its images are; one registry for all of them is laid over these."""
     are_told: bool = True
     """Whether `PROFILE` tells of them; else the names themselves are an injector's alone."""
 

@@ -14,6 +14,8 @@ from typing import Any, get_args, get_origin
 import msgspec
 import yaml
 
+import injector.profiles  # noqa: F401  so that all marks are known
+from injector.core.marks import marks_of
 from injector.core.values import BadValues, Values, decode_values
 from vocabulary.annotations import (
     ALPHA_PREFIX,
@@ -65,12 +67,6 @@ OURS = frozenset((PREFIX + "skip-outbound-subnets", PREFIX + "trace-collector"))
 """Annotations that Linkerd does not know."""
 _ALWAYS_SAID = (PREFIX + "enable-debug-sidecar", CLOSE_WAIT_TIMEOUT)
 """Linkerd writes these down whenever the flag is there, whatever the settings say."""
-_IMAGES = {
-    "linkerd": ("proxy", "debugContainer"),
-    "envoy": ("meshgraft", "meshgraft.envoy", "debugContainer"),
-    "node": (),
-}
-"""Where each profile's images are."""
 _DEBUG_IMAGE = PREFIX + "debug-image"
 
 
@@ -105,7 +101,7 @@ class Overrides:
 
     def registry(self, prefix: str) -> None:
         """Take the profile's images from another registry: their last part stays."""
-        for path in _IMAGES[self._tree["meshgraft"]["profile"]]:
+        for path in marks_of(self._tree["meshgraft"]["profile"]).images:
             picture = _get(self._tree, [*path.split("."), "image"])
             picture["name"] = f"{prefix.rstrip('/')}/{picture['name'].rpartition('/')[2]}"
 

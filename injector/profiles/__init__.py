@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
-from injector.core.marks import register
+from injector.core import marks
 from injector.core.model import Profile
 from injector.profiles.envoy import EnvoyProfile
 from injector.profiles.linkerd import LinkerdProfile
 from injector.profiles.node import NodeProfile
 
-PROFILES: Mapping[str, Profile] = {
-    profile.name: profile for profile in (EnvoyProfile(), LinkerdProfile(), NodeProfile())
-}
+_PROFILES: dict[str, Profile] = {}
+PROFILES: Mapping[str, Profile] = MappingProxyType(_PROFILES)
+"""Those that are registered, by name."""
 
-for _profile in PROFILES.values():
-    register(_profile.marks)
+
+def register(profile: Profile) -> None:
+    """Make a profile known: to whoever injects, and by its marks to whoever takes that back."""
+    _PROFILES[profile.name] = profile
+    marks.register(profile.marks)
+
+
+for _profile in (EnvoyProfile(), LinkerdProfile(), NodeProfile()):
+    register(_profile)
 
 
 def get_profile(name: str) -> Profile:

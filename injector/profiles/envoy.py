@@ -60,6 +60,7 @@ class EnvoyProfile:
         inits=frozenset((INIT,)),
         validators=frozenset((VALIDATOR,)),
         conveniences=frozenset((DEBUG,)),
+        images=("meshgraft", "meshgraft.envoy", "debugContainer"),
     )
 
     def build(self, given: BuildInput) -> Additions:

@@ -47,6 +47,7 @@ class LinkerdProfile:
         validators=frozenset((VALIDATOR,)),
         conveniences=frozenset((DEBUG,)),
         volumes=VOLUMES,
+        images=("proxy", "debugContainer"),
         are_told=False,
     )
 

@@ -12,14 +12,13 @@ from typing import Literal
 
 from injector.core.authorship import COMMAND
 from injector.core.decide import Decision, decide
-from injector.core.marks import PROFILE
+from injector.core.marks import PROFILE, marks_of, untold_marks
 from injector.core.model import Object, Origin, Outcome, Owner, SkipReason
 from injector.core.mutate import mutate
 from injector.core.pods import annotations_of, containers
 from injector.core.resolve import inject_warnings, resolve, unknown_warnings
 from injector.core.uninject import uninject
 from injector.profiles import get_profile
-from injector.profiles.envoy import PROXY
 from meshgraft.audit import texts
 from meshgraft.audit.drift import drift
 from meshgraft.audit.misses import misses, on_workload
@@ -95,8 +94,9 @@ def who_meshed(pod: Object) -> MeshedBy:
     annotations = annotations_of(pod)
     by = annotations.get(CREATED_BY, "")
     names = {container.get("name") for container in containers(pod)}
-    ours = PROFILE in annotations and (PROXY in names or annotations[PROFILE] == "node")
-    if not (ours or "linkerd-proxy" in names):
+    marks = marks_of(annotations.get(PROFILE, ""))
+    is_there = marks.proxies & names or marks.variables or untold_marks().proxies & names
+    if not is_there:
         return ""
     if by.startswith(WEBHOOK + " "):
         return "webhook"

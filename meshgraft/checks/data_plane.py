@@ -6,11 +6,10 @@ import hashlib
 from collections.abc import Iterable
 
 from injector.core.authorship import author_of
-from injector.core.marks import WORKLOAD_NS_LABEL
+from injector.core.marks import WORKLOAD_NS_LABEL, all_marks
 from injector.core.model import Object
 from injector.core.pods import annotations_of
 from injector.core.values import Values
-from injector.profiles.envoy import PROXY
 from kubeapi import reading
 from kubeapi.client import ApiServerError
 from meshgraft.audit.model import labels_of, webhook_of
@@ -22,7 +21,6 @@ from vocabulary.annotations import INJECT, PREFIX
 from vocabulary.annotations.redirect import CREATED_BY, WEBHOOK
 from vocabulary.version import __version__
 
-_PROXIES = frozenset((PROXY, "linkerd-proxy"))
 _LABELS_OF_OURS = frozenset(("config.linkerd.io/admission-webhooks",))
 _TRUST_ROOT = "linkerd.io/trust-root-sha256"
 _MOST = 20
@@ -64,7 +62,7 @@ def slim(pod: Object) -> Object:
             bool(container.get("ready"))
             for name in ("initContainerStatuses", "containerStatuses")
             for container in status.get(name) or ()
-            if container.get("name") in _PROXIES
+            if container.get("name") in all_marks().proxies
         ],
     }
 

@@ -33,7 +33,7 @@ class Fitted:
 def fit(pod: Object, values: Values, namespace: Namespace) -> Fitted:
     """The settings without what would break this pod. Pure."""
     warnings: list[str] = []
-    values = _with_resources(values, *_resources(pod, values, warnings))
+    values = _with_resources(values, _resources(pod, values, warnings))
     values = _with_validator_user(values)
     if values.enable_debug_sidecar and (why := _no_debug(values, namespace)):
         warnings.append(why)
@@ -92,32 +92,30 @@ def _with_validator_user(values: Values) -> Values:
     return msgspec.structs.replace(values, network_validator=validator)
 
 
-def _with_resources(values: Values, changed: bool, resources: Resources) -> Values:
-    if not changed:
+def _with_resources(values: Values, resources: Resources) -> Values:
+    if resources is values.proxy.resources:
         return values
     proxy = msgspec.structs.replace(values.proxy, resources=resources)
     return msgspec.structs.replace(values, proxy=proxy)
 
 
-def _resources(pod: Object, values: Values, warnings: list[str]) -> tuple[bool, Resources]:
-    """Whether the proxy's resources exceed the pod's own, and what of them fits."""
+def _resources(pod: Object, values: Values, warnings: list[str]) -> Resources:
+    """What of the proxy's resources fits the pod's own: the same object where all of it does."""
     resources = values.proxy.resources
     whole = pod["spec"].get("resources")
     if not isinstance(whole, dict):
-        return False, resources
-    changed = False
+        return resources
     for name, field in _RESOURCES:
         asked: Resource = getattr(resources, field)
         fitting = _fitting(name, asked, whole, pod)
         if fitting != asked:
-            changed = True
             resources = msgspec.structs.replace(resources, **{field: fitting})
             warnings.append(
                 f"the pod's own resources leave no room for the proxy's {name} "
                 f"({_shown(asked)}): left out. Raise spec.resources, or lower "
                 f"{PREFIX}proxy-{name}-request and -limit"
             )
-    return changed, resources
+    return resources
 
 
 def _shown(asked: Resource) -> str:
@@ -132,16 +130,12 @@ def _fitting(name: str, asked: Resource, whole: Mapping[str, object], pod: Objec
     request = _amount(whole, "requests", name)
     request = limit if request is None else request
     needed = _parsed(asked.request or asked.limit)
-    if needed is not None and request is not None and _requested(pod, name) + needed > request:
+    if needed is not None and request is not None and sum(_requests(pod, name)) + needed > request:
         return Resource()
     most = _parsed(asked.limit)
     if most is not None and limit is not None and most > limit:
         return Resource(request=asked.request)
     return asked
-
-
-def _requested(pod: Object, name: str) -> int:
-    return sum(_requests(pod, name))
 
 
 def _requests(pod: Object, name: str) -> Iterator[int]:

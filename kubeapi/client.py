@@ -27,6 +27,7 @@ from lightkube.config.models import User
 from lightkube.core.exceptions import ConfigError
 
 from kubeapi.config import KubeconfigError
+from vocabulary.errors import MeshgraftError
 
 _META = "g=meta.k8s.io;v=v1,application/json"
 METADATA = f"application/json;as=PartialObjectMetadata;{_META}"
@@ -63,7 +64,7 @@ _AUTH_ERRORS = (ConfigError, OSError, KeyError, ValueError)
 """How lightkube fails where a token's file is gone, or an exec plugin fails or answers nonsense."""
 
 
-class ApiServerError(Exception):
+class ApiServerError(MeshgraftError):
     """The API server refused, or could not be reached (``status`` is 0 then)."""
 
     def __init__(self, text: str, *, status: int = 0, retry_after: float = 0.0) -> None:

@@ -11,8 +11,10 @@ import yaml
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.core.exceptions import ConfigError
 
+from vocabulary.errors import MeshgraftError
 
-class KubeconfigError(ValueError):
+
+class KubeconfigError(MeshgraftError, ValueError):
     """There is no usable way to reach a cluster; the text says what to do."""
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from kubeapi.client import ApiServer, ApiServerError, is_name
 from kubeapi.reading import JSON, Kind, Object, decode
+from vocabulary.errors import MeshgraftError
 
 
-class RefError(ValueError):
+class RefError(MeshgraftError, ValueError):
     """Not the name of an object; the text says which and what is expected."""
 
 

@@ -1,5 +1,5 @@
 """``python -m meshgraft``: the same as the command."""
 
-from meshgraft.cli import main
+from meshgraft.start import main
 
 main()

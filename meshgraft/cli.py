@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Sequence
 
 from cyclopts import App
 
-from meshgraft._errors import CommandError
 from meshgraft._terminal import shown
+from vocabulary.errors import MeshgraftError
 
 app = App(
     name="meshgraft",
@@ -42,13 +40,9 @@ for _name, _help in _COMMANDS.items():
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name: those of the process, unless given."""
-    if os.getpid() == 1:
-        # The first process of a container has no default action for a signal: until a command
-        # has its own handler, a pod that is deleted would wait out its grace period.
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         code = app(arguments)
-    except CommandError as error:
+    except MeshgraftError as error:
         print(f"Error: {shown(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except ImportError as error:

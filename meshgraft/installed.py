@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import msgspec
 
 from injector.core.model import Object
 from injector.core.values import BadValues, Values, decode_values
-from injector.profiles import PROFILES
-from injector.service.settings import ProfileName, SettingsError, rehearse
+from injector.profiles import get_profile
+from injector.service.settings import SettingsError, rehearse
 from process.files import FileError, parse_documents
 from vocabulary.version import __version__
 
@@ -36,7 +34,7 @@ def settings_in(config_map: Object, source: str) -> Values:
     try:
         documents = parse_documents(data.get("values") or "", f'{source}: data key "values"')
         values = decode_values(documents[0] if documents else None)
-        values = with_profile(values, (data.get("profile") or "").strip(), source)
+        values = with_profile(values, (data.get("profile") or "").strip())
         rehearse(values)
     except FileError as error:
         raise SettingsError(str(error)) from error
@@ -45,18 +43,15 @@ def settings_in(config_map: Object, source: str) -> Values:
     return values
 
 
-def with_profile(values: Values, profile: str, source: str) -> Values:
+def with_profile(values: Values, profile: str) -> Values:
     """The settings with a profile laid over them; an empty one changes nothing.
 
     Raises:
-        SettingsError: there is no such profile.
+        BadValues: there is no such profile.
     """
     if not profile:
         return values
-    if profile not in PROFILES:
-        known = ", ".join(sorted(PROFILES))
-        raise SettingsError(f'{source}: profile "{profile}": expected one of {known}')
-    ours = msgspec.structs.replace(values.meshgraft, profile=cast(ProfileName, profile))
+    ours = msgspec.structs.replace(values.meshgraft, profile=get_profile(profile).name)
     return msgspec.structs.replace(values, meshgraft=ours)
 
 

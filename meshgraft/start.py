@@ -46,6 +46,10 @@ _READ: dict[str, Callable[[str], Any]] = {
 
 def main() -> None:
     """Run what the process was called for."""
+    if getpid() == 1:
+        # The first process of a container has no default action for a signal: until a command
+        # has its own handler, a pod that is deleted would wait out its grace period.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     arguments = sys.argv[1:]
     if arguments[:1] == ["proxy-init"]:
         flags = plain_flags(arguments[1:])
@@ -87,14 +91,12 @@ def _is_true(text: str) -> bool:
 
 
 def _proxy_init(flags: dict[str, Any]) -> int:
-    if getpid() == 1:  # as meshgraft.cli has it
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    from cni_plugin.dataplane.errors import DataplaneError
-    from cni_plugin.init.proxy_init import BadFlagError, Flags, run
+    from cni_plugin.init.proxy_init import Flags, run
+    from vocabulary.errors import MeshgraftError
 
     try:
         run(Flags(**flags))
-    except (BadFlagError, DataplaneError) as error:
+    except MeshgraftError as error:
         from meshgraft._terminal import shown
 
         print(f"Error: {shown(str(error))}", file=sys.stderr)

@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 import yaml
 
+from vocabulary.errors import MeshgraftError
+
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class FileError(ValueError):
+class FileError(MeshgraftError, ValueError):
     """A file cannot be read, parsed or written; the text names it and says what is wrong."""
 
 

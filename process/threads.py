@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import structlog
 
+from vocabulary.errors import MeshgraftError
+
 RESTART_SECONDS = 5.0
 _STOP_SECONDS = 10.0
 """How long a part that was told to stop is waited for: a host's file system may hang."""
@@ -18,7 +20,7 @@ _STOP_SECONDS = 10.0
 _log = structlog.get_logger("process.threads")
 
 
-class NoMoreThreads(Exception):
+class NoMoreThreads(MeshgraftError):
     """A thread could not be started; the text says which, and what to raise."""
 
 

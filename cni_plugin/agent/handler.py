@@ -47,6 +47,8 @@ class Answer:
     command: str
     result: Result
     pod: str = ""
+    uid: str = ""
+    """Of the pod, where the runtime said it."""
     reason: str = ""
     """A `decide.Reason`, or ``code-N`` for an error."""
     error: str = ""
@@ -144,6 +146,7 @@ def _answer(call: _Call, command: str, came: _Came) -> Answer:
         command=command,
         result=came.result,
         pod=str(call.pod),
+        uid=call.pod.uid,
         reason=came.reason,
         error=came.error,
         warnings=came.warnings,

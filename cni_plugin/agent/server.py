@@ -26,12 +26,12 @@ import structlog
 from cni_plugin.agent.backlog import backlog
 from cni_plugin.agent.handler import Answer, handle, internal_error
 from cni_plugin.agent.metrics import Metrics
-from cni_plugin.agent.netconf import parse_cni_args
 from cni_plugin.agent.protocol import ProtocolError, Request
 from cni_plugin.agent.wire import Wire
 from cni_plugin.dataplane.backends import Backend
 from cni_plugin.dataplane.expected import Expected
 from cni_plugin.pods.source import PodSource
+from vocabulary.errors import MeshgraftError
 
 DEFAULT_SOCKET = Path("/run/linkerd-cni/agent.sock")
 STUCK_SECONDS = 120.0
@@ -49,7 +49,7 @@ _PEER = struct.Struct("iII")
 _log = structlog.get_logger("cni_plugin.agent.server")
 
 
-class AgentError(Exception):
+class AgentError(MeshgraftError):
     """The agent cannot begin to serve; the text says why and what to do."""
 
 
@@ -298,17 +298,16 @@ class Agent:
                 return handle(request, None, self._backend, self._pods, refused=why)
             answer = handle(request, netns_fd, self._backend, self._pods)
             if netns_fd is not None and answer.command == "ADD" and answer.result != "failed":
-                self._remember(request, netns_fd)
+                self._remember(answer, netns_fd)
             return answer
         except Exception:  # noqa: BLE001 - a bug met by one pod must not stop the others
             answer = internal_error(request)
             _tell(_log.exception, "unexpected error", command=answer.command, pod=answer.pod)
             return answer
 
-    def _remember(self, request: Request, netns_fd: int) -> None:
-        uid = parse_cni_args(request.env.get("CNI_ARGS", "")).uid
-        if self._expected is not None and uid:
-            self._expected.live_in(uid, netns_fd)
+    def _remember(self, answer: Answer, netns_fd: int) -> None:
+        if self._expected is not None and answer.uid:
+            self._expected.live_in(answer.uid, netns_fd)
 
     def _report(self, answer: Answer, seconds: float) -> None:
         self._metrics.answered(answer, self._backend.name, seconds)

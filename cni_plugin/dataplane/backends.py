@@ -6,11 +6,15 @@ never loads libxtables, and the other way round.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from cni_plugin.dataplane.errors import UnavailableError
 from cni_plugin.dataplane.socket_match import SocketMatch
 from vocabulary.annotations.redirect import Redirect
+
+if TYPE_CHECKING:
+    from cni_plugin.dataplane.legacy import LegacyBackend
+    from cni_plugin.dataplane.legacy_here import LegacyHere
 
 Mode = Literal["auto", "nft", "legacy"]
 MODES: tuple[Mode, ...] = ("auto", "nft", "legacy")
@@ -81,12 +85,15 @@ def choose(mode: Mode, *, once: bool = False) -> Backend:
 
 def _legacy(instead_of: str = "", *, once: bool) -> Backend:
     """The legacy backend; ``instead_of`` says why nftables was passed over."""
+    backend: LegacyHere | LegacyBackend
     if once:
-        from cni_plugin.dataplane.legacy_here import LegacyHere as Legacy
-    else:
-        from cni_plugin.dataplane.legacy import LegacyBackend as Legacy  # type: ignore[assignment]
+        from cni_plugin.dataplane.legacy_here import LegacyHere
 
-    backend = Legacy()
+        backend = LegacyHere()
+    else:
+        from cni_plugin.dataplane.legacy import LegacyBackend
+
+        backend = LegacyBackend()
     reason = backend.unavailable()
     if reason is None:
         return SocketMatch(backend)

@@ -6,8 +6,10 @@ and the kernel's own words.
 
 from __future__ import annotations
 
+from vocabulary.errors import MeshgraftError
 
-class DataplaneError(Exception):
+
+class DataplaneError(MeshgraftError):
     """A pod's traffic rules could not be read, set or removed.
 
     The text is for an operator: what was being done, what the kernel said, what to look at.

@@ -25,6 +25,7 @@ from cni_plugin.dataplane.addresses import Network, network
 from cni_plugin.dataplane.errors import NetnsError
 from cni_plugin.dataplane.inbound_word import Mailbox
 from cni_plugin.init.validator_targets import Address, Target, Version, Wanted, parse_address, plan
+from vocabulary.errors import MeshgraftError
 
 __all__ = ["Address", "NotValidatedError", "Wanted", "parse_address", "parse_timeout", "validate"]
 
@@ -39,7 +40,7 @@ _SILENCE = "no answer"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-class NotValidatedError(Exception):
+class NotValidatedError(MeshgraftError):
     """Traffic is not redirected, or it cannot be told; the text is for an operator."""
 
 

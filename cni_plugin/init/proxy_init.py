@@ -18,6 +18,7 @@ from cni_plugin.dataplane.errors import DataplaneError
 from cni_plugin.dataplane.netns import OWN_NETNS, entered, open_netns
 from cni_plugin.dataplane.rules import commands, families
 from vocabulary.annotations.redirect import BadRedirect, PortRange, Redirect, parse_redirect
+from vocabulary.errors import MeshgraftError
 
 MAX_PORT = 65535
 MAX_ID = 4294967294
@@ -35,7 +36,7 @@ _MUTE = ("fatal", "panic")
 """Linkerd knows these too; they let nothing of ours through."""
 
 
-class BadFlagError(ValueError):
+class BadFlagError(MeshgraftError, ValueError):
     """A flag's value cannot be used; the text is the one that Linkerd's proxy-init gives."""
 
 

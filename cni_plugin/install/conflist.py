@@ -15,6 +15,7 @@ from typing import Any
 
 from cni_plugin.install import libcni
 from cni_plugin.spec import ANNOTATIONS_CAPABILITY, SUPPORTED_VERSIONS
+from vocabulary.errors import MeshgraftError
 
 Config = dict[str, Any]
 """One parsed JSON object; the order of its keys is the file's."""
@@ -27,7 +28,7 @@ _CHAIN_VERSION = "0.3.1"
 _UNNAMED = "k8s-pod-network"
 
 
-class ConflistError(ValueError):
+class ConflistError(MeshgraftError, ValueError):
     """This is no network configuration that can be used; the text says what is wrong with it."""
 
 

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from vocabulary.errors import MeshgraftError
+
 _TEMPORARY = ".install"
 """As Linkerd's: no runtime reads files that end so."""
 _STALE_SECONDS = 600.0
@@ -17,7 +19,7 @@ _MAX_BYTES = 16 << 20
 """Runtimes read files of any length; this is far beyond all that are meant."""
 
 
-class HostFileError(Exception):
+class HostFileError(MeshgraftError):
     """A file or folder of the node cannot be used; the text names it and says why."""
 
 

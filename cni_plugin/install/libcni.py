@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from vocabulary.errors import MeshgraftError
+
 CONF_SUFFIXES = (".conf", ".conflist", ".json")
 """What runtimes read in net.d; anything else there is invisible to them."""
 DROP_IN_SUFFIX = ".conf"
@@ -22,7 +24,7 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 _NUMBER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 
 
-class LibcniError(ValueError):
+class LibcniError(MeshgraftError, ValueError):
     """libcni refuses the configuration; the text says why."""
 
 

@@ -9,12 +9,14 @@ from typing import Any, Protocol
 import msgspec
 import yaml
 
+from vocabulary.errors import MeshgraftError
+
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 API_SERVER_PORTS = (443, 6443)
 """Of the Service default/kubernetes in most clusters; Linkerd's plugin falls back on them too."""
 
 
-class PodsFileError(ValueError):
+class PodsFileError(MeshgraftError, ValueError):
     """A file of objects cannot be used; the text names the file and what is wrong with it."""
 
 
@@ -160,7 +162,7 @@ class Pod(msgspec.Struct, frozen=True):
         )
 
 
-class PodSourceError(Exception):
+class PodSourceError(MeshgraftError):
     """A pod could not be looked up, for now; the text says why, and what to look at."""
 
 

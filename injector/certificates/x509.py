@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from process.files import make_folder, replace_file
+from vocabulary.errors import MeshgraftError
 
 CA_LIFETIME = timedelta(days=3650)
 """Of a CA in a folder. Ten years: its caBundle is written by hand, and must not need it again."""
@@ -42,7 +43,7 @@ CA_NAME, LEAF_NAME = "meshgraft CA", "meshgraft webhook"
 """Common names: for people, and to know our own again."""
 
 
-class CertificateError(ValueError):
+class CertificateError(MeshgraftError, ValueError):
     """The certificate or key is not usable; the text names the file and what to do."""
 
 

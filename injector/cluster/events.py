@@ -7,7 +7,8 @@ from typing import Protocol
 
 import structlog
 
-from injector.core.model import Event, Outcome, Owner, SkipReason
+from injector.core.model import Event, Outcome, Owner
+from injector.core.skips import SkipReason
 
 _log = structlog.get_logger()
 

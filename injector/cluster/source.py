@@ -17,9 +17,10 @@ from injector.core.owners import (
     resolve_owner,
 )
 from process.files import FileError, read_documents
+from vocabulary.errors import MeshgraftError
 
 
-class ClusterError(Exception):
+class ClusterError(MeshgraftError):
     """The cluster could not be asked; the text says what failed."""
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from injector.core.marks import marks_of
 from injector.core.model import Object
 from injector.core.pods import containers
 from injector.core.ports import PROBES
 from injector.core.values import Values, proxy_position
 from vocabulary.annotations import PREFIX
 
-_NODE, _LINKERD = "node", "linkerd"
+_LINKERD = "linkerd"
 _PORTS = ("inbound", "outbound", "control", "admin")
 
 
@@ -18,7 +19,7 @@ def conflicts(pod: Object, values: Values, profile: str = "") -> Iterator[str]:
     """A warning for each thing of the pod that does not go together with the proxy's settings: it
     names container, field and cure. The pod's own containers alone are looked at; ``profile`` is
     the name of the proxy's."""
-    if profile == _NODE:
+    if profile and not marks_of(profile).proxies:
         return  # Its proxy is not in the pod.
     spec = pod["spec"]
     before = len(spec.get("initContainers") or ())

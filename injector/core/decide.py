@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from injector.core.marks import PROFILE, all_marks, marks_of, untold_marks
-from injector.core.model import Namespace, Object, Origin, SkipReason
-from injector.core.opt_in import namespace_as_asked, pod_as_asked
+from injector.core.model import Namespace, Object, Origin
 from injector.core.pods import annotations_of, containers, service_account_mount
+from injector.core.skips import SkipReason
 from injector.core.values import Values
 from vocabulary.annotations import INJECT
 
@@ -112,14 +112,20 @@ def has_sidecar(pod: Object) -> bool:
     init_containers = pod["spec"].get("initContainers") or ()
     if _is_of_another_mesh(pod):
         return True
-    inits = all_marks().inits | (all_marks().validators - untold_marks().validators)
-    if any(_matches(one, _INIT_NAMES | inits, _INIT_IMAGES) for one in init_containers):
+    if init_containers and any(
+        _matches(one, _INIT_NAMES | _our_inits(), _INIT_IMAGES) for one in init_containers
+    ):
         return True
     # A container of the name that a profile's proxy has may well be an application's own, except
     # where the pod says that it is ours.
     told = marks_of(annotations_of(pod).get(PROFILE, "")).proxies
     proxies = _PROXY_NAMES | untold_marks().proxies | told
     return any(_matches(one, proxies, _PROXY_IMAGES) for one in containers(pod))
+
+
+def _our_inits() -> frozenset[str]:
+    ours = all_marks()
+    return ours.inits | (ours.validators - untold_marks().validators)
 
 
 def _matches(container: Object, names: frozenset[str], images: tuple[str, ...]) -> bool:
@@ -129,15 +135,14 @@ def _matches(container: Object, names: frozenset[str], images: tuple[str, ...]) 
 def decide(obj: Object, namespace: Namespace, values: Values, origin: Origin) -> Decision:
     """Whether to inject the object, a Pod or anything else that was admitted.
 
-    All reasons are collected, not only the first, so that who fixes one sees the next at once.
+    Both come as asked for (`injector.core.opt_in`). All reasons are collected, not only the
+    first, so that whoever fixes one sees the next at once.
     """
     if obj.get("kind") != "Pod" or not isinstance(obj.get("spec"), dict):
         return Decision((SkipReason.UNSUPPORTED_RESOURCE,))
     if MIRROR_ANNOTATION in annotations_of(obj):
         return Decision((SkipReason.MIRROR_POD,))
-    by_annotation, annotation_at = _by_annotation(
-        pod_as_asked(obj, values), namespace_as_asked(namespace, values), origin
-    )
+    by_annotation, annotation_at = _by_annotation(obj, namespace, origin)
     reasons = (*_by_spec(obj), by_annotation, _by_token(obj, values, origin))
     return Decision(tuple(reason for reason in reasons if reason), annotation_at)
 

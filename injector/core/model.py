@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Literal, Protocol
 
 from injector.core.marks import Marks
+from injector.core.skips import SkipReason
 from injector.core.values import Values
 
 Object = dict[str, Any]
@@ -43,52 +43,6 @@ class Owner:
     """``kind`` as the API spells it, for Events; another spelling makes no other owner."""
     is_known: bool = field(default=False, compare=False)
     """Whether the API server said so, and not the one who sent the pod alone."""
-
-
-class SkipReason(StrEnum):
-    """Why a pod is left alone: Linkerd's codes, in the order in which they are evaluated."""
-
-    MIRROR_POD = "mirror_pod"
-    """Ours: the kubelet's image of a static pod, which nothing may change."""
-    HOST_NETWORK = "host_network_enabled"
-    WINDOWS = "windows_pod"
-    """Ours: the API server refuses a Windows pod with a Linux container's security context."""
-    SIDECAR_EXISTS = "sidecar_already_exists"
-    UNSUPPORTED_RESOURCE = "unsupported_resource"
-    INVALID_AT_NAMESPACE = "invalid_inject_annotation_at_ns"
-    INVALID_AT_WORKLOAD = "invalid_inject_annotation_at_workload"
-    DISABLED = "injection_disable_annotation_present"
-    ENABLE_ABSENT = "injection_enable_annotation_absent"
-    CONFLICT = "conflict"
-    """Ours: what the proxy needs cannot be put into the pod; the warning says what."""
-    NO_SERVICE_ACCOUNT_TOKEN = "disabled_automount_service_account_token_account"  # noqa: S105
-
-    @property
-    def text(self) -> str:
-        """The sentence of Linkerd's events and reports."""
-        return _REASON_TEXTS[self]
-
-
-_REASON_TEXTS = {
-    SkipReason.MIRROR_POD: "pod is the mirror of a static pod",
-    SkipReason.HOST_NETWORK: "hostNetwork is enabled",
-    SkipReason.WINDOWS: "pod is for Windows, where the proxy does not run",
-    SkipReason.SIDECAR_EXISTS: "pod has a sidecar injected already",
-    SkipReason.CONFLICT: "what the proxy needs cannot be put into the pod",
-    SkipReason.UNSUPPORTED_RESOURCE: "this resource kind is unsupported",
-    SkipReason.INVALID_AT_NAMESPACE: (
-        'invalid value for annotation "linkerd.io/inject" at namespace'
-    ),
-    SkipReason.INVALID_AT_WORKLOAD: 'invalid value for annotation "linkerd.io/inject" at workload',
-    SkipReason.DISABLED: 'pod has the annotation "linkerd.io/inject:disabled"',
-    SkipReason.ENABLE_ABSENT: (
-        'neither the namespace nor the pod have the annotation "linkerd.io/inject:enabled"'
-    ),
-    SkipReason.NO_SERVICE_ACCOUNT_TOKEN: (
-        'automountServiceAccountToken set to "false", '
-        'with Values.identity.serviceAccountTokenProjection set to "false"'
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,6 @@ from injector.core.model import (
     Outcome,
     Owner,
     Profile,
-    SkipReason,
 )
 from injector.core.namesakes import settle
 from injector.core.opt_in import namespace_as_asked, pod_as_asked
@@ -32,6 +31,7 @@ from injector.core.pods import annotations_of
 from injector.core.ports import default_opaque_ports, resolve_opaque_ports
 from injector.core.reinvocation import broken_by_others, rejoin
 from injector.core.resolve import inject_warnings, resolve, unknown_warnings
+from injector.core.skips import SkipReason
 from injector.core.splice import annotate, splice
 from injector.core.uninject import uninject
 from injector.core.values import Values
@@ -60,9 +60,35 @@ class _Around:
     profile: Profile
     origin: Origin
 
-    def decide(self, obj: Object) -> Decision:
-        """Whether to inject the object."""
-        return decide(obj, self.namespace, self.values, self.origin)
+    def admit(self, obj: Object) -> Admitted:
+        """The object, and whether to inject it."""
+        asked = pod_as_asked(obj, self.values)
+        decision = decide(asked, self.namespace, self.values, self.origin)
+        return Admitted(obj=obj, asked=asked, around=self, decision=decision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """An object at its admission, and what was decided about it; `carry_out` does that."""
+
+    obj: Object
+    asked: Object
+    """The same, with its label as the annotation where the mesh is opted into by label."""
+    around: _Around
+    decision: Decision
+
+
+def admit(
+    obj: Object,
+    namespace: Namespace,
+    owner: Owner,
+    values: Values,
+    profile: Profile,
+    origin: Origin,
+) -> Admitted:
+    """Decides about an object that is admitted: a Pod, a Service or anything else."""
+    asked = namespace_as_asked(namespace, values)
+    return _Around(asked, owner, values, profile, origin).admit(obj)
 
 
 def mutate(
@@ -73,22 +99,21 @@ def mutate(
     profile: Profile,
     origin: Origin,
 ) -> Outcome:
-    """What becomes of an object that is admitted: a Pod, a Service or anything else.
+    """What becomes of an object that is admitted: `admit` and `carry_out` in one."""
+    return carry_out(admit(obj, namespace, owner, values, profile, origin))
 
-    ``obj`` is not changed. A pod that has a proxy already comes back equal, so that a second
-    pass adds nothing.
-    """
-    around = _Around(namespace, owner, values, profile, origin)
-    decision = around.decide(obj)
-    if _is_our_work(obj, origin, decision):
+
+def carry_out(admitted: Admitted) -> Outcome:
+    """What becomes of the object. It is not changed itself; a pod that has a proxy already comes
+    back equal, so that a second pass adds nothing."""
+    obj, around, decision = admitted.obj, admitted.around, admitted.decision
+    if _is_our_work(obj, around.origin, decision):
         again = _again(obj, around)
         if again:
             return again
         if not decision.reasons:
             return Outcome(patched=obj, injected=True, annotation_at=decision.annotation_at)
-    if decision.reasons:
-        return _skip(obj, around, decision)
-    return _inject(obj, around, decision)
+    return _skip(obj, around, decision) if decision.reasons else _inject(admitted)
 
 
 def _is_our_work(obj: Object, origin: Origin, decision: Decision) -> bool:
@@ -112,10 +137,10 @@ def _again(obj: Object, around: _Around) -> Outcome | None:
     """
     asked = {key: text for key, text in annotations_of(obj).items() if key == INJECT}
     bare = annotate(uninject(obj), asked)
-    decision = around.decide(bare)
-    if decision.reasons:
+    admitted = around.admit(bare)
+    if admitted.decision.reasons:
         return None
-    outcome = _inject(bare, around, decision)
+    outcome = _inject(admitted)
     patched = outcome.patched
     if any(_names(obj, name) - _names(patched, name) for name in LISTS):
         return None
@@ -183,10 +208,10 @@ def _skip_events(obj: Object, origin: Origin, decision: Decision) -> tuple[Event
     return (Event("InjectionSkipped", _SKIPPED_TEXT + texts),)
 
 
-def _inject(obj: Object, around: _Around, decision: Decision) -> Outcome:
+def _inject(admitted: Admitted) -> Outcome:
+    around, decision, namespace = admitted.around, admitted.decision, admitted.around.namespace
     values, origin, profile = around.values, around.origin, around.profile
-    obj = _without_marks(pod_as_asked(obj, values))
-    namespace = namespace_as_asked(around.namespace, values)
+    obj = _without_marks(admitted.asked)
     # For the command a namespace's annotations do not count: the webhook is to read them later.
     at_namespace = {} if origin.by_command else namespace.annotations
     resolved = resolve(values, at_namespace, annotations_of(obj))
@@ -211,8 +236,7 @@ def _inject(obj: Object, around: _Around, decision: Decision) -> Outcome:
     patched = obj if settled.refusal else splice(pod, settled.additions)
     if refusal := settled.refusal or oversize(patched):
         decision = Decision((settled.reason,), decision.annotation_at)
-        asked = replace(around, namespace=namespace)
-        return replace(_skip(obj, asked, decision), warnings=(refusal,))
+        return replace(_skip(admitted.obj, around, decision), warnings=(refusal,))
     found = (
         *fitted.warnings,
         *conflicts(obj, fitted.values, profile.name),

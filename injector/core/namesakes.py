@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from injector.core.model import Additions, Object, SkipReason
+from injector.core.model import Additions, Object
 from injector.core.pods import containers
+from injector.core.skips import SkipReason
 from vocabulary.annotations import PREFIX
 
 

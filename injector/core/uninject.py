@@ -8,7 +8,7 @@ in ``linkerd.io/created-by`` calls the pod's own stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from injector.core.authorship import (
@@ -120,6 +120,11 @@ def _filter(obj: Object, name: str, keep: Callable[[Any], bool]) -> Object:
     return rest
 
 
+def _without(obj: Object, name: str, key: str, values: Collection[str]) -> Object:
+    """The object without the items under ``name`` whose ``key`` is one of the values."""
+    return _filter(obj, name, lambda item: item.get(key) not in values)
+
+
 def _put_metadata(obj: Object, metadata: Object) -> Object:
     if metadata == (obj.get("metadata") or {}):
         return obj
@@ -178,9 +183,9 @@ def _bare_spec(pod: Object, record: Record) -> Object:
     for items in LISTS:
         added = marks.volumes if items == "volumes" else marks.containers
         added -= own_names(record, items)
-        spec = _filter(spec, items, lambda item, added=added: item["name"] not in added)  # type: ignore[misc]
+        spec = _without(spec, items, "name", added)
     secrets = added_pull_secrets(record)
-    spec = _filter(spec, "imagePullSecrets", lambda item: item.get("name") not in secrets)
+    spec = _without(spec, "imagePullSecrets", "name", secrets)
     if variables := marks_of(annotations_of(pod).get(PROFILE, "")).variables:
         spec = _bare_env(spec, record, variables)
     return pod if spec is pod["spec"] else {**pod, "spec": spec}

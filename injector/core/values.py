@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from vocabulary.defaults import ADMIN_PORT, CONTROL_PORT, INBOUND_PORT, OUTBOUND_PORT, PROXY_UID
+from vocabulary.errors import MeshgraftError
 from vocabulary.version import __version__
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -247,7 +248,8 @@ class NodeValues(_Values, frozen=True):
 class MeshgraftValues(_Values, frozen=True):
     """``meshgraft``: what Linkerd's values have no place for."""
 
-    profile: Literal["envoy", "linkerd", "node"] = "envoy"
+    profile: str = "envoy"
+    """One that is registered (`injector.profiles.PROFILES`), which `get_profile` looks up."""
     image: MeshgraftImage = MeshgraftImage()
     envoy: EnvoyValues = EnvoyValues()
     node: NodeValues = NodeValues()
@@ -279,7 +281,7 @@ class Values(_Values, frozen=True):
     meshgraft: MeshgraftValues = MeshgraftValues()
 
 
-class BadValues(ValueError):
+class BadValues(MeshgraftError, ValueError):
     """The settings are not usable; the text names the key and what is expected there."""
 
 

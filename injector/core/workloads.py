@@ -11,6 +11,7 @@ import msgspec
 from injector.core.model import Object
 from injector.core.owners import ObjectMeta
 from injector.core.schema import malformed
+from vocabulary.errors import MeshgraftError
 
 _Path = tuple[str, ...]
 
@@ -28,7 +29,7 @@ _KINDS: Mapping[str, tuple[frozenset[str], _Path]] = {
 _POD: Object = {"apiVersion": "v1", "kind": "Pod"}
 
 
-class FieldError(ValueError):
+class FieldError(MeshgraftError, ValueError):
     """An object is not what its kind promises; ``field`` says where."""
 
     def __init__(self, field: str, problem: str) -> None:

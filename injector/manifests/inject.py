@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from injector.core.authorship import COMMAND, Record, created_by
 from injector.core.conflicts import conflicts
-from injector.core.decide import decide
 from injector.core.fit import fit
-from injector.core.model import Namespace, Object, Origin, Owner, Profile, SkipReason
-from injector.core.mutate import mutate
+from injector.core.model import Namespace, Object, Origin, Owner, Profile
+from injector.core.mutate import admit, mutate
 from injector.core.pods import annotations_of
 from injector.core.resolve import resolve
+from injector.core.skips import SkipReason
 from injector.core.splice import annotate
 from injector.core.uninject import CONTROL_PLANE_COMPONENT, is_mark, uninject
 from injector.core.values import Values
@@ -141,8 +141,8 @@ def _inject_workload(given: _Workload, how: How) -> tuple[Object, Report]:
         where = ".".join((*given.path, "metadata", "labels", CONTROL_PLANE_COMPONENT))
         raise Refusal(Problem(message, where), _report(given, (), "skipped"))
     origin = Origin(created_by=how.author, additions=False)
-    reasons = decide(pod, given.namespace, how.values, origin).reasons
-    if reasons:
+    admitted = admit(pod, given.namespace, given.owner, how.values, how.profile, origin)
+    if reasons := admitted.decision.reasons:
         return given.bare, _skipped(given, reasons)
     after, warnings = _inject_whole(given, how) if how.manual else _ask(given, how)
     return after, _report(given, (), "injected", warnings)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import injector.profiles  # noqa: F401  so that all marks are known
 from injector.core.model import Object
 from injector.core.uninject import uninject
 from injector.core.workloads import FieldError, check_metadata, is_core, items_of, pod_path

@@ -14,7 +14,6 @@ from typing import Any, get_args, get_origin
 import msgspec
 import yaml
 
-import injector.profiles  # noqa: F401  so that all marks are known
 from injector.core.marks import marks_of
 from injector.core.values import BadValues, Values, decode_values
 from vocabulary.annotations import (
@@ -29,6 +28,7 @@ from vocabulary.annotations import (
     BadValue,
     is_unknown,
 )
+from vocabulary.errors import MeshgraftError
 
 _SAME_NAME = (
     "admin-port",
@@ -70,7 +70,7 @@ _ALWAYS_SAID = (PREFIX + "enable-debug-sidecar", CLOSE_WAIT_TIMEOUT)
 _DEBUG_IMAGE = PREFIX + "debug-image"
 
 
-class BadOverrideError(ValueError):
+class BadOverrideError(MeshgraftError, ValueError):
     """A flag cannot be used; the text names it, its value and what is expected."""
 
 

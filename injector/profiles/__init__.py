@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from injector.core import marks
 from injector.core.model import Profile
+from injector.core.values import BadValues
 from injector.profiles.envoy import EnvoyProfile
 from injector.profiles.linkerd import LinkerdProfile
 from injector.profiles.node import NodeProfile
@@ -30,10 +31,10 @@ def get_profile(name: str) -> Profile:
     """The profile called ``name``.
 
     Raises:
-        ValueError: there is none; the text lists those that there are.
+        BadValues: there is none; the text lists those that there are.
     """
     try:
         return PROFILES[name]
     except KeyError:
         known = ", ".join(sorted(PROFILES))
-        raise ValueError(f"profile {name!r} is not known; the profiles are {known}") from None
+        raise BadValues(f'meshgraft.profile "{name}": expected one of {known}') from None

@@ -23,6 +23,7 @@ from injector.service.acceptor import Acceptor
 from injector.service.connection_limit import ConnectionLimit, Place, Stage
 from process.background import Work, keep_running
 from process.health import Health
+from vocabulary.errors import MeshgraftError
 
 _log = structlog.get_logger()
 
@@ -44,7 +45,7 @@ FINISH_SECONDS = 10
 """What reviews that are under way get to finish after the signal; the API server's time-out."""
 
 
-class AddressError(ValueError):
+class AddressError(MeshgraftError, ValueError):
     """Not an address to listen on; the text says which and what is expected."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -12,11 +12,10 @@ from injector.core.values import BadValues, Resource, Resources, Values, decode_
 from injector.profiles import get_profile
 from process.files import FileError, parse_documents, read_documents
 from vocabulary.annotations import BadValue, parse_quantity
+from vocabulary.errors import MeshgraftError
 
-ProfileName = Literal["envoy", "linkerd", "node"]
 
-
-class SettingsError(ValueError):
+class SettingsError(MeshgraftError, ValueError):
     """The settings are not usable; the text names the file and the key."""
 
 
@@ -30,7 +29,9 @@ def load_values(path: Path) -> Values:
         documents = read_documents(path)
         if len(documents) > 1:
             raise SettingsError(f"{path}: one document is expected, not {len(documents)}")
-        return decode_values(_unwrap(documents[0] if documents else None, str(path)))
+        values = decode_values(_unwrap(documents[0] if documents else None, str(path)))
+        get_profile(values.meshgraft.profile)
+        return values
     except FileError as error:
         raise SettingsError(str(error)) from error
     except BadValues as error:
@@ -52,7 +53,7 @@ def _unwrap(tree: Any, source: str) -> Any:
 class Settings:
     """Holds the current `Values`; whoever decides about a pod asks `current` each time."""
 
-    def __init__(self, path: Path | None = None, profile: ProfileName | None = None) -> None:
+    def __init__(self, path: Path | None = None, profile: str | None = None) -> None:
         """Load the file; without one every setting has its default. ``profile`` overrides it.
 
         Raises:

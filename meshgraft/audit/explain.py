@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from injector.core.decide import has_sidecar, is_windows
-from injector.core.model import Object, SkipReason
+from injector.core.model import Object
 from injector.core.pods import annotations_of
+from injector.core.skips import SkipReason
 from meshgraft.audit.judge import Judgement
 from meshgraft.audit.misses import workload_name
 from meshgraft.audit.model import Mesh, Reason, Subject

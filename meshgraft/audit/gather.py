@@ -35,6 +35,7 @@ from meshgraft.audit.model import (
 )
 from meshgraft.installed import CONFIG_MAP, WEBHOOK_CONFIG, settings_in
 from vocabulary.annotations import INJECT
+from vocabulary.errors import MeshgraftError
 
 TEMPLATES = 4096
 """Templates that are remembered, of each a few annotations."""
@@ -60,7 +61,7 @@ _Key = tuple[str, str, str]
 """Kind, namespace and name of a workload."""
 
 
-class MissingError(Exception):
+class MissingError(MeshgraftError):
     """What the audit is about is not there; the text says what, and what to do."""
 
 

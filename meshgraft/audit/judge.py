@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from injector.core.authorship import COMMAND
-from injector.core.decide import Decision, decide
+from injector.core.decide import Decision
 from injector.core.marks import PROFILE, marks_of, untold_marks
-from injector.core.model import Object, Origin, Outcome, Owner, SkipReason
-from injector.core.mutate import mutate
+from injector.core.model import Object, Origin, Owner
+from injector.core.mutate import Admitted, admit, carry_out
 from injector.core.pods import annotations_of, containers
 from injector.core.resolve import inject_warnings, resolve, unknown_warnings
+from injector.core.skips import SkipReason
 from injector.core.uninject import uninject
 from injector.profiles import get_profile
 from meshgraft.audit import texts
@@ -50,26 +51,41 @@ class Judgement:
     """All that was found out about a pod; `finding` is None where it is as it should be."""
 
     meshed_by: MeshedBy
-    original: Object
-    """The pod as its template made it."""
-    decision: Decision
+    admitted: Admitted
+    """The pod as its template made it, and what the webhook decides about that."""
     excluded: str | None
     """Why the webhook is not asked about such a pod, or None."""
     finding: Finding | None
+
+    @property
+    def original(self) -> Object:
+        """The pod as its template made it."""
+        return self.admitted.obj
+
+    @property
+    def decision(self) -> Decision:
+        """What the webhook decides about that."""
+        return self.admitted.decision
 
 
 def judge(subject: Subject, mesh: Mesh) -> Judgement:
     """Whether the pod is as the webhook would make it today, and if not, why."""
     meshed_by = who_meshed(subject.pod)
     original = as_created(subject, meshed_by)
-    decision = decide(original, subject.where.namespace, mesh.values, ORIGIN)
+    admitted = admit(
+        original,
+        subject.where.namespace,
+        _owner_at_admission(subject),
+        mesh.values,
+        get_profile(mesh.values.meshgraft.profile),
+        ORIGIN,
+    )
     excluded = None
     if mesh.webhook:
         excluded = mesh.webhook.excludes(subject.where.namespace, labels_of(original))
     judgement = Judgement(
         meshed_by=meshed_by,
-        original=original,
-        decision=decision,
+        admitted=admitted,
         excluded=excluded,
         finding=None,
     )
@@ -147,7 +163,7 @@ def _meshed(subject: Subject, mesh: Mesh, found: Judgement) -> _Result:
         return Kind.MESHED, tuple(texts_)
     if found.excluded:
         return Kind.MESHED, (_excluded(found.excluded, mesh, is_meshed=True),)
-    outcome = _outcome(subject, mesh, found)
+    outcome = carry_out(found.admitted)
     if not outcome.injected:
         return Kind.MESHED, tuple(map(texts.refused, outcome.warnings))
     changes = drift(subject.pod, outcome.patched)
@@ -161,12 +177,6 @@ def _meshed(subject: Subject, mesh: Mesh, found: Judgement) -> _Result:
 
 def _excluded(text: str, mesh: Mesh, *, is_meshed: bool) -> Reason:
     return texts.excluded(text, is_meshed=is_meshed, by_label=mesh.by_label)
-
-
-def _outcome(subject: Subject, mesh: Mesh, found: Judgement) -> Outcome:
-    profile = get_profile(mesh.values.meshgraft.profile)
-    owner = _owner_at_admission(subject)
-    return mutate(found.original, subject.where.namespace, owner, mesh.values, profile, ORIGIN)
 
 
 def _owner_at_admission(subject: Subject) -> Owner:
@@ -205,7 +215,7 @@ def _bare(subject: Subject, mesh: Mesh, found: Judgement) -> _Result:
         return Kind.NOT_MESHED, blocked
     if found.excluded:
         return Kind.NOT_MESHED, (_excluded(found.excluded, mesh, is_meshed=False),)
-    outcome = _outcome(subject, mesh, found)
+    outcome = carry_out(found.admitted)
     if not outcome.injected:
         return Kind.NOT_MESHED, tuple(map(texts.refused, outcome.warnings))
     return Kind.NOT_MESHED, (missed(subject, mesh, found),)

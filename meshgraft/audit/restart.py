@@ -13,12 +13,13 @@ from kubeapi.client import ApiServer, ApiServerError
 from kubeapi.reading import MERGE_PATCH
 from meshgraft.audit.rollout import Workload, failed, pending, refusal, restart_patch
 from meshgraft.installed import INJECTOR
+from vocabulary.errors import MeshgraftError
 
 POLL_SECONDS = 1.0
 Say = Callable[[str], None]
 
 
-class RestartError(Exception):
+class RestartError(MeshgraftError):
     """A workload was not rolled out; nothing after it was touched."""
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from injector.core.decide import has_sidecar
-from injector.core.model import Object, SkipReason
+from injector.core.model import Object
 from injector.core.pods import annotations_of
+from injector.core.skips import WORDS, SkipReason
 from meshgraft.audit.model import Mesh, Reason, Subject
 from vocabulary.annotations import INJECT
 
@@ -16,29 +17,32 @@ _RESTART = "Restart its owner, so that its pods are made anew: meshgraft audit -
 
 def blocked(reason: SkipReason, subject: Subject) -> Reason:
     """Why a pod that asks for a proxy cannot get one."""
-    code = reason.value.replace("_", "-")
-    annotations = subject.where.namespace.annotations
-    if reason is SkipReason.HOST_NETWORK:
-        text = "hostNetwork is enabled: its traffic is the node's own, and cannot be redirected"
-        return Reason(code, text, f"Set hostNetwork: false, {_MEANT}")
-    if reason is SkipReason.SIDECAR_EXISTS:
-        names = ", ".join(sidecars(subject.pod))
-        text = f"another sidecar is there already ({names})"
-        return Reason(code, text, f"Take the other mesh's sidecar away, {_MEANT}")
-    if reason is SkipReason.WINDOWS:
-        return Reason(code, reason.text, f"Leave it out of the mesh: {_MEANT[3:]}")
-    if reason is SkipReason.NO_SERVICE_ACCOUNT_TOKEN:
-        text = (
-            "no service account token is mounted (automountServiceAccountToken: false), and the"
-            " settings project none"
-        )
-        fix = "Set identity.serviceAccountTokenProjection: true in the settings, or mount the token"
-        return Reason(code, text, f"{fix}; {_MEANT}")
-    if reason is SkipReason.INVALID_AT_NAMESPACE:
-        return _invalid(code, f"namespace {subject.where.namespace.name}", annotations[INJECT])
-    if reason is SkipReason.INVALID_AT_WORKLOAD:
-        return _invalid(code, "pod template", annotations_of(subject.pod)[INJECT])
-    return Reason(code, reason.text, f"Fix it, {_MEANT}")
+    words = WORDS[reason]
+    return Reason(
+        _code(reason), _filled(words.blocked, reason, subject), _filled(words.fix, reason, subject)
+    )
+
+
+def should_not(reason: SkipReason, subject: Subject) -> Reason:
+    """Why a pod that has a proxy would get none today."""
+    text = _filled(WORDS[reason].no_longer, reason, subject)
+    return Reason(_code(reason), text, _RESTART, restart=True)
+
+
+def _code(reason: SkipReason) -> str:
+    return reason.value.replace("_", "-")
+
+
+def _filled(text: str, reason: SkipReason, subject: Subject) -> str:
+    namespace = subject.where.namespace
+    return text.format(
+        text=reason.text,
+        meant=_MEANT,
+        namespace=namespace.name,
+        at_namespace=namespace.annotations.get(INJECT, ""),
+        at_pod=annotations_of(subject.pod).get(INJECT, ""),
+        sidecars=", ".join(sidecars(subject.pod)),
+    )
 
 
 def sidecars(pod: Object) -> list[str]:
@@ -49,28 +53,6 @@ def sidecars(pod: Object) -> list[str]:
         for container in pod["spec"].get(section) or ()
         if has_sidecar({"spec": {section: [container]}})
     ]
-
-
-def _invalid(code: str, place: str, value: str) -> Reason:
-    return Reason(
-        code,
-        f'"{INJECT}: {value}" on the {place}: expected enabled, ingress or disabled',
-        f'Write "{INJECT}: enabled" or "{INJECT}: disabled" on the {place}.',
-    )
-
-
-def should_not(reason: SkipReason, subject: Subject) -> Reason:
-    """Why a pod that has a proxy would get none today."""
-    code = reason.value.replace("_", "-")
-    text = reason.text
-    if reason is SkipReason.ENABLE_ABSENT:
-        text = (
-            f'neither namespace {subject.where.namespace.name} nor the pod template says "{INJECT}:'
-            ' enabled" any more'
-        )
-    elif reason is SkipReason.DISABLED:
-        text = f'the pod template says "{INJECT}: disabled"'
-    return Reason(code, text, _RESTART, restart=True)
 
 
 def excluded(text: str, *, is_meshed: bool, by_label: bool) -> Reason:

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from injector.core.values import Group, Image, Port, Resources, Values
+from injector.core.values import Group, Image, MeshgraftValues, Port, Resources, Values
+from injector.profiles import PROFILES
 from meshgraft.charts.location import ChartName
 from process.logs import LogFormat, LogLevel
 from vocabulary.defaults import ADMIN_PORT, CONTROL_PORT, INBOUND_PORT, OUTBOUND_PORT, PROXY_UID
@@ -234,6 +235,8 @@ def values_schema(chart: ChartName) -> dict[str, Any]:
     """The chart's ``values.schema.json``. Draft 7, which every Helm since 3.0 understands."""
     schema = msgspec.json.schema(TYPES[chart])
     definitions = {name: _strict(part) for name, part in sorted(schema["$defs"].items())}
+    if ours := definitions.get(MeshgraftValues.__name__):
+        ours["properties"]["profile"] = {"enum": sorted(PROFILES)}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "$ref": schema["$ref"],

@@ -13,6 +13,7 @@ from injector.service.settings import SettingsError
 from kubeapi import reading
 from meshgraft.checks.model import Options, Ref, Skip, Snapshot
 from meshgraft.installed import CONFIG_MAP, INJECTOR, TLS_SECRET, WEBHOOK_CONFIG, settings_in
+from vocabulary.errors import MeshgraftError
 
 WEBHOOK = Ref(reading.MUTATING_WEBHOOKS, WEBHOOK_CONFIG)
 
@@ -65,7 +66,7 @@ def webhooks(snapshot: Snapshot) -> list[Object]:
     return found
 
 
-class BadCertificate(ValueError):
+class BadCertificate(MeshgraftError, ValueError):
     """What should hold certificates holds something else; the text says what."""
 
 

@@ -12,16 +12,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from injector.core.values import Values
-from injector.service.settings import ProfileName, Settings, SettingsError
+from injector.service.settings import Settings
 from kubeapi import reading
 from kubeapi.client import ApiServer, ApiServerError, is_name
-from kubeapi.config import KubeconfigError
 from kubeapi.reading import DEPLOYMENTS
 from meshgraft._errors import CommandError
 from meshgraft._terminal import shown
 from meshgraft.audit.explain import explain
 from meshgraft.audit.gather import (
-    MissingError,
     Notes,
     Scope,
     Surroundings,
@@ -32,10 +30,11 @@ from meshgraft.audit.gather import (
 from meshgraft.audit.judge import judge_namespace
 from meshgraft.audit.model import Finding, Kind, Mesh
 from meshgraft.audit.report import Output, render
-from meshgraft.audit.restart import RestartError, check_injector
+from meshgraft.audit.restart import check_injector
 from meshgraft.audit.restart import restart as restart_workload
 from meshgraft.audit.rollout import Plan, plan
 from meshgraft.commands._cluster import check_selector, emit, find_cluster, seconds, with_api
+from meshgraft.commands._profiles import ProfileName
 from meshgraft.installed import INJECTOR, NAMESPACE, version_skew
 
 _Switch = Parameter(negative="", show_default=False)
@@ -107,29 +106,20 @@ def audit(
     """
     if restart and not yes and not sys.stdin.isatty():
         raise CommandError("--restart asks before it restarts; without a terminal give --yes too")
-    try:
-        config = find_cluster(kubeconfig, context)
-        where = "" if all_namespaces else namespace or config.namespace
-        asked = _Asked(
-            pods=tuple(map(_pod_name, pods)),
-            scope=Scope(namespace=_checked(where), selector=check_selector(selector)),
-            values=_values(values, profile),
-            meshgraft_namespace=_checked(meshgraft_namespace),
-            output=output,
-            restart=restart,
-            yes=yes,
-            timeout=seconds("--timeout", timeout),
-        )
-        _check(asked, all_namespaces, namespace)
-        return with_api(config, partial(_run, asked=asked))
-    except (
-        ApiServerError,
-        KubeconfigError,
-        MissingError,
-        RestartError,
-        SettingsError,
-    ) as error:
-        raise CommandError(str(error)) from error
+    config = find_cluster(kubeconfig, context)
+    where = "" if all_namespaces else namespace or config.namespace
+    asked = _Asked(
+        pods=tuple(map(_pod_name, pods)),
+        scope=Scope(namespace=_checked(where), selector=check_selector(selector)),
+        values=_values(values, profile),
+        meshgraft_namespace=_checked(meshgraft_namespace),
+        output=output,
+        restart=restart,
+        yes=yes,
+        timeout=seconds("--timeout", timeout),
+    )
+    _check(asked, all_namespaces, namespace)
+    return with_api(config, partial(_run, asked=asked))
 
 
 def _values(path: Path | None, profile: ProfileName | None) -> Values | None:

@@ -17,9 +17,8 @@ from cyclopts import Parameter
 
 from cni_plugin.agent.metrics import InstallMetrics, Metrics, TaintMetrics
 from cni_plugin.agent.metrics_server import MetricsServer
-from cni_plugin.agent.server import DEFAULT_SOCKET, Agent, AgentError, AgentSettings
+from cni_plugin.agent.server import DEFAULT_SOCKET, Agent, AgentSettings
 from cni_plugin.dataplane.backends import Mode, choose
-from cni_plugin.dataplane.errors import DataplaneError
 from cni_plugin.dataplane.expected import Expected, RememberingBackend
 from cni_plugin.install.installer import Installer, InstallSettings
 from cni_plugin.install.leaving import OwnDaemonSet
@@ -29,33 +28,22 @@ from cni_plugin.pods.cluster_pods import ClusterPods
 from cni_plugin.pods.source import (
     KnownPods,
     NodePods,
-    PodsFileError,
-    PodSourceError,
     pods_from_file,
 )
 from kubeapi.client import ApiServer
-from kubeapi.config import KubeconfigError, in_cluster, load_config
+from kubeapi.config import in_cluster, load_config
 from meshgraft._errors import CommandError
 from meshgraft.commands._cni_install import InstallFlags, install_settings, plugin_entry
 from meshgraft.commands._cni_repair import RepairFlags, repair_parts
 from process.heap import settle
 from process.logs import LogFormat, LogLevel, configure
-from process.threads import Background, NoMoreThreads, Part
+from process.threads import Background, Part
 
 _DAEMONSET = "linkerd-cni"
 _WAKE_SECONDS = 1.0
 _WAKE_SECONDS = 1.0
 _NOT_INSTALLING = InstallFlags()
 _NOT_REPAIRING = RepairFlags()
-_KNOWN_ERRORS = (
-    AgentError,
-    DataplaneError,
-    KubeconfigError,
-    NoMoreThreads,
-    PodsFileError,
-    PodSourceError,
-)
-
 _log = structlog.get_logger("cni_agent")
 
 
@@ -141,10 +129,7 @@ def cni_agent(
         repair=repair,
         entry=plugin_entry(install, socket, namespace),
     )
-    try:
-        _run(flags)
-    except _KNOWN_ERRORS as error:
-        raise CommandError(str(error)) from error
+    _run(flags)
 
 
 def _uninstall(settings: InstallSettings) -> None:

@@ -10,14 +10,15 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from injector.core.model import Profile
-from injector.core.values import BadValues, Values
+from injector.core.values import Values
 from injector.manifests.inject import How, inject_rule
-from injector.manifests.overrides import OURS, BadOverrideError, Overrides, parse_config
+from injector.manifests.overrides import OURS, Overrides, parse_config
 from injector.manifests.report import failed_report, inject_report
 from injector.profiles import get_profile
-from injector.service.settings import ProfileName, Settings, SettingsError
+from injector.service.settings import Settings
 from meshgraft._errors import CommandError
 from meshgraft.commands._inputs import read_all
+from meshgraft.commands._profiles import ProfileName
 from meshgraft.commands._transform import Output, run
 from vocabulary.version import __version__
 
@@ -129,23 +130,20 @@ def inject(
     """
     if disable_identity:
         raise CommandError("--disable-identity is no longer supported; identity is always required")
-    try:
-        base = Settings(values, profile).current
-        overrides = Overrides(base)
-        if registry is None and base.meshgraft.profile == "linkerd":
-            registry = os.environ.get("LINKERD_DOCKER_REGISTRY")
-        _lay(overrides, flags, set, registry, linkerd_namespace)
-        how = _how(overrides, get_profile(overrides.values.meshgraft.profile), manual, config)
-        notes = [*overrides.warnings, *_void(how, overrides, values, ignore_cluster)]
-        return run(
-            read_all(resources),
-            inject_rule(how),
-            output,
-            lambda reports: inject_report(reports, verbose, notes),
-            failed_report,
-        )
-    except (BadOverrideError, BadValues, SettingsError) as error:
-        raise CommandError(str(error)) from error
+    base = Settings(values, profile).current
+    overrides = Overrides(base)
+    if registry is None and base.meshgraft.profile == "linkerd":
+        registry = os.environ.get("LINKERD_DOCKER_REGISTRY")
+    _lay(overrides, flags, set, registry, linkerd_namespace)
+    how = _how(overrides, get_profile(overrides.values.meshgraft.profile), manual, config)
+    notes = [*overrides.warnings, *_void(how, overrides, values, ignore_cluster)]
+    return run(
+        read_all(resources),
+        inject_rule(how),
+        output,
+        lambda reports: inject_report(reports, verbose, notes),
+        failed_report,
+    )
 
 
 def _how(overrides: Overrides, profile: Profile, manual: bool, config: list[str]) -> How:

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from injector.service.settings import ProfileName
 from meshgraft._errors import CommandError
 from meshgraft.charts.helm import Tree
 from meshgraft.charts.location import chart_dir
 from meshgraft.charts.values_files import read_values
 from meshgraft.commands._charts import ValueFlags, layers, print_manifests
+from meshgraft.commands._profiles import ProfileName
 from meshgraft.commands._trust_anchors import from_cluster, from_file
 
 NAMESPACE = "meshgraft"

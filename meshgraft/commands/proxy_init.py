@@ -7,9 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cni_plugin.dataplane.errors import DataplaneError
-from cni_plugin.init.proxy_init import BadFlagError, Flags, run
-from meshgraft._errors import CommandError
+from cni_plugin.init.proxy_init import Flags, run
 
 _Switch = Parameter(negative="")
 _List = Parameter(negative="", consume_multiple=False)
@@ -99,10 +97,7 @@ def proxy_init(
         log_format=log_format,
         log_level=log_level,
     )
-    try:
-        run(flags)
-    except (BadFlagError, DataplaneError) as error:
-        raise CommandError(str(error)) from error
+    run(flags)
 
 
 def _split(values: Iterable[str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from injector.certificates.folder import CertFolder
 from injector.certificates.keeper import Kept, parse_kept
 from injector.certificates.live import LiveCertificate
 from injector.certificates.replica import identity, work_of_replica
-from injector.certificates.x509 import CertificateError, TlsPolicy, load_policy
+from injector.certificates.x509 import TlsPolicy, load_policy
 from injector.cluster.connection import Connection, offline, online
 from injector.core.diff import diff
 from injector.core.model import Origin
@@ -26,14 +26,12 @@ from injector.service.app import Injector, create_app, create_metrics_app
 from injector.service.connection_limit import ConnectionLimit
 from injector.service.metrics import Metrics
 from injector.service.reload import Reloadable, keep_fresh
-from injector.service.server import MAX_CONNECTIONS, Address, AddressError, Process, parse_address
-from injector.service.settings import ProfileName, Settings, SettingsError
-from kubeapi.config import KubeconfigError
-from kubeapi.objects import RefError
+from injector.service.server import MAX_CONNECTIONS, Address, Process, parse_address
+from injector.service.settings import Settings
 from meshgraft._errors import CommandError
+from meshgraft.commands._profiles import ProfileName
 from process import logs
 from process.background import Work
-from process.files import FileError
 from process.health import Health
 from process.heap import settle
 from vocabulary.annotations.redirect import WEBHOOK
@@ -41,10 +39,6 @@ from vocabulary.version import __version__
 
 _SERVICE = "meshgraft-injector"
 _NAMESPACE = "meshgraft"
-_KNOWN_ERRORS = (
-    *(AddressError, FileError, SettingsError, CertificateError, KubeconfigError),
-    RefError,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,26 +128,23 @@ def webhook(
     """
     logs.configure(log_format, log_level)
     with ExitStack() as stack:
-        try:
-            flags = _Flags(
-                settings=Settings(values, profile),
-                values=values,
-                kubeconfig=kubeconfig,
-                offline_objects=offline_objects,
-                certificate=_kept(cert_dir, cert_secret, webhook_config, cert_lease)
-                or cert_dir
-                or _own_folder(stack),
-                service=f"{service_name}.{service_namespace or _own_namespace()}",
-                tls=load_policy(tls_min_version, client_ca),
-                listen=parse_address(listen),
-                metrics_listen=parse_address(metrics_listen),
-                shutdown_delay=shutdown_delay,
-            )
-            process = _assemble(flags)
-            settle()
-            process.run()
-        except _KNOWN_ERRORS as error:
-            raise CommandError(str(error)) from error
+        flags = _Flags(
+            settings=Settings(values, profile),
+            values=values,
+            kubeconfig=kubeconfig,
+            offline_objects=offline_objects,
+            certificate=_kept(cert_dir, cert_secret, webhook_config, cert_lease)
+            or cert_dir
+            or _own_folder(stack),
+            service=f"{service_name}.{service_namespace or _own_namespace()}",
+            tls=load_policy(tls_min_version, client_ca),
+            listen=parse_address(listen),
+            metrics_listen=parse_address(metrics_listen),
+            shutdown_delay=shutdown_delay,
+        )
+        process = _assemble(flags)
+        settle()
+        process.run()
 
 
 def _connection(flags: _Flags, metrics: Metrics) -> Connection:

@@ -20,7 +20,7 @@ import httpx
 import jsonpatch
 import yaml
 
-from injector.core.model import SkipReason
+from injector.core.skips import SkipReason
 from meshgraft.demo.report import Report
 from meshgraft.lab.lab import has_ipv6
 from meshgraft.lab.process import Process

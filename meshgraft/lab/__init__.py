@@ -4,6 +4,8 @@ The demo and the dataplane tests stand on it. It needs root and makes nothing ou
 namespaces, one bridge and one folder of its own; `Lab` takes all of it away again.
 """
 
+from vocabulary.errors import MeshgraftError
 
-class LabError(RuntimeError):
+
+class LabError(MeshgraftError):
     """Something in the lab did not work; the text says what, with the last that it printed."""

@@ -33,7 +33,10 @@ def free_texts(chart: ChartName) -> Tree:
             msgspec.convert(tree, TYPES[chart])
         except msgspec.ValidationError:
             return part
-        # The networks are taken apart, and a certificate of another mode is refused.
+        # The networks are taken apart, a certificate of another mode is refused, and a profile is
+        # one that is registered.
+        if path == ("meshgraft", "profile"):
+            return part
         return part if path[0] in ("clusterNetworks", "proxyInjector") else ODD
 
     return {key: odd(value, key) for key, value in defaults.items()}

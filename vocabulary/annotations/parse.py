@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from vocabulary.annotations.redirect import PortRange
+from vocabulary.errors import MeshgraftError
 
 T = TypeVar("T")
 MAX_PORT = 65535
@@ -34,7 +35,7 @@ _LONGEST_ITEM = 64
 """Characters; no port, range, port name or CIDR is longer."""
 
 
-class BadValue(ValueError):
+class BadValue(MeshgraftError, ValueError):
     """A text does not hold what is expected; the message says what that is, to be put behind
     "expected"."""
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from vocabulary.errors import MeshgraftError
+
 ANNOTATION = "meshgraft.io/redirect"
 CREATED_BY = "linkerd.io/created-by"
 WEBHOOK = "meshgraft/injector"
@@ -76,7 +78,7 @@ class Redirect(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, 
 _decoder = msgspec.json.Decoder(Redirect, strict=True)
 
 
-class BadRedirect(ValueError):
+class BadRedirect(MeshgraftError, ValueError):
     """The annotation ``meshgraft.io/redirect`` holds something that is not a Redirect."""
 
 

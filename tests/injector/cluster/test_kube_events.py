@@ -16,7 +16,8 @@ from injector.cluster import kube_events
 from injector.cluster.events import wanted_events
 from injector.cluster.kube_events import BURST, QUEUE, KubeEvents, Pace
 from injector.cluster.metrics import ClusterMetrics
-from injector.core.model import Event, Outcome, Owner, SkipReason
+from injector.core.model import Event, Outcome, Owner
+from injector.core.skips import SkipReason
 from injector.service.review import Review, decode
 from kubeapi.client import ApiServer
 from kubeapi.config import load_config

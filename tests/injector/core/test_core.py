@@ -11,7 +11,8 @@ import kubernetes_validate
 import pytest
 
 from injector.core.diff import diff
-from injector.core.model import Namespace, Object, Owner, SkipReason
+from injector.core.model import Namespace, Object, Owner
+from injector.core.skips import SkipReason
 from tests.injector.support import (
     COMMAND,
     INJECTED_PODS,

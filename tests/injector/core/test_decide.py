@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from injector.core.decide import decide
-from injector.core.model import Namespace, Object, SkipReason
+from injector.core.model import Namespace, Object
+from injector.core.skips import SkipReason
 from injector.core.values import Values
 from tests.injector.support import COMMAND, WEBHOOK, meshed, pod, recorded, settings
 

@@ -25,11 +25,11 @@ from injector.core.mutate import mutate
 from injector.profiles import get_profile
 from injector.service.app import Injector, create_app
 from injector.service.metrics import Metrics
-from injector.service.settings import ProfileName, Settings
+from injector.service.settings import Settings
 from process.health import Health
 from tests.injector.support import DATA, INJECTED_PODS, REVIEWS, WEBHOOK, request
 
-PROFILES: tuple[ProfileName, ...] = ("envoy", "linkerd")
+PROFILES: tuple[str, ...] = ("envoy", "linkerd")
 
 
 def review(name: str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def review(name: str) -> dict[str, Any]:
 
 
 @functools.cache
-def app(profile: ProfileName, cni: bool) -> Any:
+def app(profile: str, cni: bool) -> Any:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as values:
         values.write(f"cniEnabled: {str(cni).lower()}\n")
         values.flush()
@@ -60,7 +60,7 @@ def app(profile: ProfileName, cni: bool) -> Any:
     )
 
 
-def post(tree: dict[str, Any], profile: ProfileName, *, cni: bool) -> httpx.Response:
+def post(tree: dict[str, Any], profile: str, *, cni: bool) -> httpx.Response:
     """The webhook's HTTP response to this AdmissionReview."""
 
     async def send() -> httpx.Response:
@@ -71,7 +71,7 @@ def post(tree: dict[str, Any], profile: ProfileName, *, cni: bool) -> httpx.Resp
     return asyncio.run(send())
 
 
-def answer(tree: dict[str, Any], profile: ProfileName, *, cni: bool) -> dict[str, Any]:
+def answer(tree: dict[str, Any], profile: str, *, cni: bool) -> dict[str, Any]:
     """The ``response`` of the webhook's answer, after what all answers have in common."""
     response = post(tree, profile, cni=cni)
     assert response.status_code == 200, response.text
@@ -93,7 +93,7 @@ def patched(tree: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("cni", [False, True], ids=["init", "cni"])
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("name", REVIEWS)
-def test_every_recording_gives_a_valid_object(name: str, profile: ProfileName, cni: bool) -> None:
+def test_every_recording_gives_a_valid_object(name: str, profile: str, cni: bool) -> None:
     tree = review(name)
     response = answer(tree, profile, cni=cni)
     result = patched(tree, response)
@@ -106,7 +106,7 @@ def test_every_recording_gives_a_valid_object(name: str, profile: ProfileName, c
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("name", INJECTED_PODS)
-def test_a_second_pass_over_the_patched_pod_adds_nothing(name: str, profile: ProfileName) -> None:
+def test_a_second_pass_over_the_patched_pod_adds_nothing(name: str, profile: str) -> None:
     tree = review(name)
     result = patched(tree, answer(tree, profile, cni=True))
     tree["request"]["object"] = result
@@ -114,7 +114,7 @@ def test_a_second_pass_over_the_patched_pod_adds_nothing(name: str, profile: Pro
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_bad_values_warn_one_by_one_and_never_deny(profile: ProfileName) -> None:
+def test_bad_values_warn_one_by_one_and_never_deny(profile: str) -> None:
     tree = review("pod-shop-bad-values")
     annotations = tree["request"]["object"]["metadata"]["annotations"]
     [about_inject] = answer(tree, profile, cni=True)["warnings"]
@@ -146,9 +146,7 @@ _SPECS = st.fixed_dictionaries(
 
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(spec=_SPECS | _JUNK, profile=st.sampled_from(PROFILES))
-def test_a_malformed_pod_is_the_senders_fault_and_never_a_defect(
-    spec: Any, profile: ProfileName
-) -> None:
+def test_a_malformed_pod_is_the_senders_fault_and_never_a_defect(spec: Any, profile: str) -> None:
     tree = review("pod-shop-dry")
     tree["request"]["object"]["spec"] = spec
     response = post(tree, profile, cni=False)

@@ -3,48 +3,37 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import json
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 
 from injector import profiles
 from injector.core import marks
-from injector.core.marks import PROFILE, Marks
-from injector.core.model import Additions, BuildInput
 from injector.core.mutate import mutate
 from injector.core.uninject import uninject
 from injector.profiles import PROFILES, get_profile, register
 from meshgraft.audit.judge import who_meshed
 from tests.injector.manifest_support import how, inject, workload
 from tests.injector.manifest_support import uninject as uninject_manifest
+from tests.injector.profiles.fourth import PROXY, VOLUME, Fourth
 from tests.injector.support import WEBHOOK, meshed, names, owner, pod, settings
 
-PROXY, VOLUME = "fourth-proxy", "fourth-data"
-
-
-class Fourth:
-    name = "fourth"
-    ignores: frozenset[str] = frozenset()
-    marks = Marks(profile="fourth", proxies=frozenset((PROXY,)), volumes=frozenset((VOLUME,)))
-
-    def build(self, given: BuildInput) -> Additions:  # noqa: ARG002
-        return Additions(
-            proxy={"name": PROXY, "image": "fourth:1", "restartPolicy": "Always"},
-            volumes=({"name": VOLUME, "emptyDir": {}},),
-            annotations={PROFILE: self.name},
-        )
+PROGRAM = """
+import sys
+from injector.profiles import register
+from tests.injector.profiles.fourth import Fourth
+register(Fourth())
+"""
 
 
 @pytest.fixture(autouse=True)
-def _fourth(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = copy.deepcopy(marks._registry)
+def _fourth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks, "_registry", copy.deepcopy(marks._registry))
+    monkeypatch.setitem(profiles._PROFILES, "fourth", Fourth())
     register(Fourth())
-    yield
-    monkeypatch.setattr(marks, "_registry", before)
-    monkeypatch.delitem(profiles._PROFILES, "fourth")
-    monkeypatch.undo()
-    marks._registry = before
-    profiles._PROFILES.pop("fourth", None)
 
 
 def test_it_is_one_of_the_profiles() -> None:
@@ -72,3 +61,35 @@ def test_the_command_injects_it_and_takes_it_back() -> None:
 def test_an_applications_own_of_that_name_is_left_alone() -> None:
     own = pod(volumes=[{"name": VOLUME, "hostPath": {"path": "/"}}])
     assert uninject(own) == own
+
+
+def _meshgraft(code: str, *args: str, stdin: str = "") -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM + code, *args],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout
+
+
+def test_the_command_line_has_it_among_its_choices() -> None:
+    given: dict[str, Any] = workload("Deployment", {"spec": pod()["spec"]})
+    code = "from meshgraft.cli import main; main()"
+    flags = ("inject", "--profile", "fourth", "--manual", "-o", "json", "-")
+    patched = json.loads(_meshgraft(code, *flags, stdin=json.dumps(given)))
+    template = patched["spec"]["template"]
+    assert [one["name"] for one in template["spec"]["initContainers"]] == [PROXY]
+    assert "fourth" in _meshgraft(code, "completion", "bash")
+    assert "fourth" in _meshgraft(code, "webhook", "--help")
+
+
+def test_the_charts_schema_takes_it() -> None:
+    code = (
+        "import json; from meshgraft.charts.schema import values_schema;"
+        "print(json.dumps(values_schema('meshgraft')))"
+    )
+    ours = json.loads(_meshgraft(code))["$defs"]["MeshgraftValues"]["properties"]
+    assert ours["profile"] == {"enum": ["envoy", "fourth", "linkerd", "node"]}

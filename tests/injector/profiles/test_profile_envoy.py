@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from injector.core.model import Namespace, Object, Origin, Outcome, Owner, SkipReason
+from injector.core.model import Namespace, Object, Origin, Outcome, Owner
 from injector.core.mutate import mutate
+from injector.core.skips import SkipReason
 from injector.core.values import decode_values
 from injector.profiles import get_profile
 from injector.profiles.envoy import _literal

@@ -39,7 +39,7 @@ def test_reviews_leave_no_cycles_behind(
     made: list[Process] = []
     monkeypatch.setattr(Process, "run", lambda process: made.append(process))
     webhook(
-        profile=profile,  # type: ignore[arg-type]
+        profile=profile,
         offline_objects=DATA / "namespaces.json",
         cert_dir=tmp_path,
         log_level="error",

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from injector.core.model import Outcome, Owner, SkipReason
+from injector.core.model import Outcome, Owner
+from injector.core.skips import SkipReason
 from injector.service.metrics import MAX_NAMESPACES, OTHER, Metrics
 
 REQUESTS = "proxy_inject_admission_requests_total"

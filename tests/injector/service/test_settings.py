@@ -70,7 +70,7 @@ def test_an_empty_file_and_no_file_give_the_defaults(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("proxy: {ports: {admin: high}}", "$.proxy.ports.admin"),
-        ("meshgraft: {profile: istio}", "$.meshgraft.profile"),
+        ("meshgraft: {profile: istio}", 'meshgraft.profile "istio": expected one of'),
         ("proxy: {ports: {inbound: 0}}", "$.proxy.ports.inbound"),
         ("imagePullPolicy: Allways", "$.imagePullPolicy"),
         ("proxy: {image: {pullPolicy: Allways}}", "$.proxy.image.pullPolicy"),

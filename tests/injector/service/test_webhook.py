@@ -30,9 +30,9 @@ from injector.core.model import (
     Outcome,
     Owner,
     Profile,
-    SkipReason,
 )
 from injector.core.owners import ObjectMeta
+from injector.core.skips import SkipReason
 from injector.core.values import Values
 from injector.service.app import Injector, create_app, create_metrics_app, lookup_seconds
 from injector.service.body import BodyReader

@@ -14,6 +14,7 @@ from injector.certificates.authority import dns_names
 from injector.service.server import Process
 from meshgraft._errors import CommandError
 from meshgraft.commands.webhook import webhook
+from vocabulary.errors import MeshgraftError
 
 OFFLINE = Path(__file__).parents[2] / "data" / "namespaces.json"
 KUBECONFIG = """
@@ -59,7 +60,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
 def test_flags_that_do_not_go_together_are_told(
     flags: dict[str, Any], sentence: str, processes: list[Process]
 ) -> None:
-    with pytest.raises(CommandError, match=sentence):
+    with pytest.raises(MeshgraftError, match=sentence):
         webhook(offline_objects=OFFLINE, **flags)
     assert processes == []
 

@@ -8,14 +8,12 @@ and waits without end on a watch whose connection died silently.
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from lightkube.config.models import User
 from lightkube.core.exceptions import ConfigError
 
 from kubeapi.config import KubeconfigError
+from process.backoff import Backoff
 from vocabulary.errors import MeshgraftError
 
 _META = "g=meta.k8s.io;v=v1,application/json"
@@ -132,28 +131,6 @@ def _client(config: SingleConfig, user_agent: str) -> httpx2.AsyncClient:
         timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
         headers={"user-agent": user_agent},
     )
-
-
-@dataclass(slots=True)
-class Backoff:
-    """How long to wait before the next attempt: twice as long each time, never at the same time."""
-
-    first: float = 0.25
-    longest: float = 30.0
-    failures: int = 0
-    """In a row."""
-
-    def next(self, asked: float = 0.0) -> float:
-        """Seconds to wait now; at least what the API server asked for."""
-        ceiling = min(self.longest, self.first * 2.0 ** min(self.failures, 16))
-        self.failures += 1
-        spread = random.uniform(0.5, 1.0) * ceiling  # noqa: S311, this is no secret
-        # Those who were all told the same number of seconds are not to come back together.
-        return max(spread, asked * random.uniform(1.0, 1.2))  # noqa: S311
-
-    def reset(self) -> None:
-        """Start over: the last attempt went well."""
-        self.failures = 0
 
 
 class ApiServer:

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from kubeapi.client import METADATA, METADATA_LIST, ApiServer, ApiServerError, Backoff, is_name
+from kubeapi.client import METADATA, METADATA_LIST, ApiServer, ApiServerError, is_name
+from process.backoff import Backoff
 
 Object = dict[str, Any]
 JSON = "application/json"

@@ -17,7 +17,8 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 import structlog
 
-from kubeapi.client import ANSWER_SECONDS, ApiServer, ApiServerError, Backoff, Status
+from kubeapi.client import ANSWER_SECONDS, ApiServer, ApiServerError, Status
+from process.backoff import Backoff
 
 PAGE = 500
 """Objects in one answer, so that a list's memory is bounded too."""
@@ -60,7 +61,7 @@ class Observer(Protocol):
     """Hears how the watch fares, for metrics."""
 
     def in_touch(self, known: int) -> None:
-        """The API server has just told something; ``known`` objects are held."""
+        """The API server has just reported something; ``known`` objects are held."""
 
     def watch_failed(self, cause: str) -> None:
         """A list or watch failed; ``cause`` is `ApiServerError.cause`, one of a few words."""

@@ -50,7 +50,7 @@ $ meshgraft check -o json --wait 0s             # for scripts, in Linkerd's shap
 `√` is well, `‼` a warning, `×` a failure. The exit code is 1 where something failed, and 0 with
 warnings only. What may become well by itself is looked at again for `--wait` (5 minutes). What you
 are not allowed to look at is a failure that names the right that is missing, and never called
-absent. What does not apply, or is told of by another check already, is left out.
+absent. What does not apply, or is reported by another check already, is left out.
 
 Each object is read once, all at the same time, and of a Secret only `meshgraft-injector-tls`.
 One pod is created as a dry run, in the namespace of `-n` or in `default`: nothing comes into being,

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT = shutil.ignore_patterns("__pycache__")
-PACKAGES = ("vocabulary", "process", "kubeapi", "injector", "cni_plugin", "meshgraft")
+PACKAGES = ("vocabulary", "process", "kubeapi", "injector", "cni_plugin", "mesh", "meshgraft")
 
 BREACHES = [
     # Between packages.

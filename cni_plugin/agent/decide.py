@@ -187,7 +187,7 @@ def _linkerd_redirect(conf: LinkerdConf, pod: Pod, direct: Sequence[int]) -> Red
     """The plugin entry's ``linkerd`` keys, with the pod's annotations laid over them, and the ports
     that are always reached directly.
 
-    As in Linkerd's plugin, but for: the pod's proxy ports count too, list items are trimmed, and
+    As in Linkerd's plugin, except for: the pod's proxy ports count too, list items are trimmed, and
     a uid that is no number does not fail the pod.
     """
     read = _Annotations(pod)

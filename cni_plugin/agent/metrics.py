@@ -70,7 +70,7 @@ class Metrics:
         )
         self._contact = Gauge(
             "linkerd_cni_pods_last_contact_timestamp_seconds",
-            "When the API server last told about this node's pods, as Unix time; 0: never.",
+            "When the API server last reported this node's pods, as Unix time; 0: never.",
             registry=self.registry,
         )
         self._watch_failures = Counter(
@@ -111,7 +111,7 @@ class Metrics:
             self._rules_seconds.labels(backend, command).observe(answer.rules_seconds)
 
     def in_touch(self, known: int) -> None:
-        """The API server has just told about this node's pods, of which ``known`` are held."""
+        """The API server has just reported this node's pods, of which ``known`` are held."""
         self._pods.set(known)
         self._contact.set_to_current_time()
 

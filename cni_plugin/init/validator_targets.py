@@ -125,8 +125,8 @@ def plan(wanted: Wanted, pod: Network) -> Plan:
 
 _NO_NETWORK = "Look at the primary CNI plugin, which has not finished this pod's network"
 _NO_ADDRESS = (
-    "this pod has no address, but for loopback's, of a family that is to be redirected, so there "
-    f"is nothing to try. {_NO_NETWORK}; or --listen-addr names the other family"
+    "this pod has no address, except for loopback's, of a family that is to be redirected, so "
+    f"there is nothing to try. {_NO_NETWORK}; or --listen-addr names the other family"
 )
 
 

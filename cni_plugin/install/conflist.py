@@ -198,7 +198,7 @@ def merge(conflist: Mapping[str, Any], entry: Mapping[str, Any]) -> Config:
 def convert(conf: Mapping[str, Any], entry: Mapping[str, Any]) -> Config:
     """A single configuration as a list with ``entry`` last.
 
-    As Linkerd does it, but for two things that pods can feel: the network keeps its name (IPAM
+    As Linkerd does it, except for two things that pods can feel: the network keeps its name (IPAM
     keeps addresses under it), and a version above Linkerd's 0.3.1 stays.
     """
     version = libcni.field(conf, "cniVersion")

@@ -70,7 +70,7 @@ def check_plugin(plugin: object) -> None:
 
 
 def check_list(config: Mapping[str, Any]) -> None:
-    """``NetworkConfFromBytes``: a list, but for whether it has plugins at all (`inlined`).
+    """``NetworkConfFromBytes``: a list, except for whether it has plugins at all (`inlined`).
 
     Raises:
         LibcniError: refused.

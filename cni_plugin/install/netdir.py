@@ -65,7 +65,7 @@ def read_conf(path: Path) -> Conf:
 
 
 def _drop_ins(path: Path, config: Config) -> tuple[Config, ...]:
-    """The plugins in the folder of the network's name, but for ours."""
+    """The plugins in the folder of the network's name, except for ours."""
     name = config.get("name")
     if not libcni.is_list(path.name) or not isinstance(name, str) or "/" in name or not name:
         return ()

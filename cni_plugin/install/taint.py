@@ -15,7 +15,8 @@ import msgspec
 import structlog
 
 from cni_plugin.pods.api_thread import ApiThread
-from kubeapi.client import JSON_PATCH, ApiServerError, Backoff, is_name
+from kubeapi.client import JSON_PATCH, ApiServerError, is_name
+from process.backoff import Backoff
 
 AGAIN_SECONDS = 600.0
 """A node that was deleted and came back has the taint again."""

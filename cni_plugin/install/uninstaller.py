@@ -45,7 +45,7 @@ def _finish(net: Path, name: str, report: Report) -> None:
     """Take up a run that was cut off when the list was gone and the copy was not."""
     single = net / name
     if (net / conflist.conflist_name(name)).exists():
-        return  # It is a list of somebody's now, and a problem was told above if it names us.
+        return  # It is a list of somebody's now, and a problem was reported above if it names us.
     if single.exists():
         host_files.remove(original_of(single))
     else:

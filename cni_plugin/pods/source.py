@@ -89,7 +89,7 @@ class ContainerState(msgspec.Struct, frozen=True):
 
 
 class ContainerStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """What the kubelet last told about one container."""
+    """What the kubelet last reported about one container."""
 
     name: str = ""
     state: ContainerState | None = None

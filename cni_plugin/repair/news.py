@@ -12,12 +12,12 @@ from cni_plugin.agent.metrics import RepairResult
 from cni_plugin.pods.source import Pod
 from cni_plugin.pods.status import has_controller, is_held_back
 from cni_plugin.repair.report import Eviction, Reporter
-from kubeapi.client import Backoff
+from process.backoff import Backoff
 
 CHECK_SECONDS = 60.0
 """After about this long the rules of a pod that has not changed are compared again."""
 PATIENCE_SECONDS = 10.0
-"""What cannot be repaired for this long is told to the cluster."""
+"""What cannot be repaired for this long is reported to the cluster."""
 EVICT_SECONDS = 60.0
 """A pod that could not be repaired for this long is evicted, where that is asked for."""
 _IN_DOUBT: frozenset[RepairResult] = frozenset(("ambiguous", "not-found", "unknown"))
@@ -96,7 +96,7 @@ class News:
         return "It is tried again; deleting the pod starts it again"
 
     def _is_to_be_evicted(self, case: Case) -> bool:
-        """A pod that never started, and that something makes anew. What runs unmeshed is told
+        """A pod that never started, and that something makes anew. What runs unmeshed is reported
         about only: it serves, and who owns it chooses the moment. Nor would another pod help where
         the API server does not tell what the rules should be; and a doubt, which a neighbour can
         raise by giving itself the pod's address, is never a reason."""

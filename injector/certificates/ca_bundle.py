@@ -6,7 +6,7 @@ import base64
 import binascii
 from typing import Any
 
-from kubeapi.client import Backoff
+from process.backoff import Backoff
 
 QUIET_SECONDS = 300.0
 """A caBundle that stood for so long and is then overwritten is put back at once."""

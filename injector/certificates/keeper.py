@@ -23,9 +23,10 @@ from injector.certificates.live import LiveCertificate, utc_now
 from injector.certificates.metrics import CertMetrics, Reloads, Written
 from injector.certificates.secret import Held, read_held, write_held
 from injector.certificates.x509 import CertificateError, validity_problem
-from kubeapi.client import ApiServer, ApiServerError, Backoff
+from kubeapi.client import ApiServer, ApiServerError
 from kubeapi.objects import ObjectRef, parse_ref, read, write
 from kubeapi.reading import LEASES, MUTATING_WEBHOOKS, SECRETS, Object
+from process.backoff import Backoff
 
 CONFLICT_SECONDS = 0.5
 """Somebody else has just written; what that changes is looked at after so long."""

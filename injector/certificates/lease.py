@@ -191,7 +191,7 @@ class Lease:
             await self._announce(metadata, away, moment)
 
     async def _announce(self, metadata: dict[str, Any], away: float, now: datetime) -> None:
-        """An Event for who was not looking then; best effort."""
+        """An Event for whoever was not looking then; best effort."""
         about = About(
             api_version="coordination.k8s.io/v1",
             kind="Lease",

@@ -77,7 +77,7 @@ class Held:
 
 
 def read_held(secret: Object, source: str) -> Held:
-    """What the object holds. What is missing or broken in it is left out, and told in ``faults``.
+    """What the object holds. What is missing or broken in it is left out, and named in ``faults``.
 
     Raises:
         ForeignSecretError: somebody else made it, and it is not empty.

@@ -18,8 +18,9 @@ from cachetools import TTLCache
 from injector.cluster.metrics import ClusterMetrics
 from injector.cluster.source import ClusterError
 from injector.core.model import Event, Object, Owner
-from kubeapi.client import ApiServer, ApiServerError, Backoff
+from kubeapi.client import ApiServer, ApiServerError
 from kubeapi.events import About, Reporter, event_object
+from process.backoff import Backoff
 
 COMPONENT = "linkerd-proxy-injector"
 QUEUE = 256

@@ -22,7 +22,7 @@ class ClusterMetrics:
         )
         self._contact = Gauge(
             "proxy_inject_namespaces_last_contact_timestamp_seconds",
-            "When the API server last told about namespaces (a bookmark counts), as Unix time.",
+            "When the API server last reported namespaces (a bookmark counts), as Unix time.",
             registry=registry,
         )
         self._watch_failures = Counter(
@@ -45,7 +45,7 @@ class ClusterMetrics:
         )
 
     def in_touch(self, known: int) -> None:
-        """The API server has just told about namespaces, of which ``known`` are held."""
+        """The API server has just reported namespaces, of which ``known`` are held."""
         self._namespaces.set(known)
         self._contact.set_to_current_time()
 

@@ -17,7 +17,7 @@ _PORTS = ("inbound", "outbound", "control", "admin")
 
 def conflicts(pod: Object, values: Values, profile: str = "") -> Iterator[str]:
     """A warning for each thing of the pod that does not go together with the proxy's settings: it
-    names container, field and cure. The pod's own containers alone are looked at; ``profile`` is
+    names container, field and fix. The pod's own containers alone are looked at; ``profile`` is
     the name of the proxy's."""
     if profile and not marks_of(profile).proxies:
         return  # Its proxy is not in the pod.

@@ -104,7 +104,7 @@ class Profile(Protocol):
 
     @property
     def ignores(self) -> frozenset[str]:
-        """Keys of annotations that mean nothing to this kind of proxy; who sets one is told."""
+        """Keys of annotations that mean nothing to this kind of proxy: each gets a warning."""
 
     @property
     def marks(self) -> Marks:

@@ -97,7 +97,7 @@ _NO_INGRESS = (
 
 
 def _labels(given: BuildInput) -> dict[str, str]:
-    """Linkerd's labels but for the control plane's: with that one, a Linkerd in the same cluster
+    """Linkerd's labels except for the control plane's: with that one, a Linkerd in the same cluster
     would take this pod for one of its own and speak its mTLS to it."""
     labels = owner_labels(given)
     labels.pop(CONTROL_PLANE_NS_LABEL, None)

@@ -71,7 +71,7 @@ async def keep_fresh(items: Sequence[Reloadable], metrics: Metrics) -> None:
 
 async def _beats(folders: Sequence[Path]) -> AsyncIterator[None]:
     """Once now, then upon each change and every `POLL_SECONDS`; without inotify, those alone."""
-    # What changed between the first load and the watch's beginning would never be told of.
+    # What changed between the first load and the watch's beginning would never be noticed.
     yield
     try:
         async for _ in awatch(

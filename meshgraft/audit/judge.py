@@ -191,7 +191,7 @@ def _owner_at_admission(subject: Subject) -> Owner:
 
 def _without_effect(subject: Subject, mesh: Mesh, found: Judgement) -> tuple[Reason, ...]:
     """Annotations that do nothing: bad values, misspelt keys, the wrong place. What is wrong on
-    the namespace is told once, with the namespace."""
+    the namespace is reported once, with the namespace."""
     own = annotations_of(found.original)
     reasons = [texts.not_used(text) for text in resolve(mesh.values, {}, own).warnings]
     for key, value in subject.workload.items():

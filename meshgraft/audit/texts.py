@@ -76,7 +76,7 @@ def not_used(warning: str) -> Reason:
 
 
 def conflict(warning: str) -> Reason:
-    """What does not go together, in the words of the webhook's warnings, with the cure."""
+    """What does not go together, in the words of the webhook's warnings, with the fix."""
     return Reason("conflict", warning, "Change the pod template as it says.")
 
 

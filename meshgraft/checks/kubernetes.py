@@ -153,7 +153,7 @@ def _skew(snapshot: Snapshot) -> str | None:
     if newest - snapshot.now > SKEW:
         return f"the nodes' clocks are ahead of this machine's by {newest - snapshot.now}"
     if snapshot.now - newest > 2 * SKEW:
-        return f"no node has told of itself for {snapshot.now - newest}, by this machine's clock"
+        return f"no node has reported for {snapshot.now - newest}, by this machine's clock"
     return None
 
 

@@ -66,7 +66,7 @@ class Trial:
 
 
 class Skip(Exception):
-    """There is nothing to check, or another check has told of it already."""
+    """There is nothing to check, or another check has reported it already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

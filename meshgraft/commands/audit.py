@@ -211,7 +211,7 @@ async def _list(
 
 
 def _namespaces(surroundings: Surroundings) -> list[Finding]:
-    """What is written on namespaces and has no effect, told once and not with each pod."""
+    """What is written on namespaces and has no effect, reported once and not with each pod."""
     return [
         Finding(
             namespace=name,

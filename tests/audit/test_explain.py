@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from injector.core.model import Object
 from meshgraft.audit.explain import explain
 from meshgraft.audit.judge import judge
 from meshgraft.audit.model import Mesh, Where
-from tests.audit.support import ENABLED, injected, mesh, pod, subject, where
+from tests.audit.support import ENABLED, WEBHOOK, injected, mesh, pod, subject, where
 from vocabulary.annotations import INJECT
 
 
@@ -60,6 +61,16 @@ def explained(
             explained(pod(), settings=mesh(None)),
             ["× MutatingWebhookConfiguration meshgraft-injector-webhook-config: there is none"],
             id="no webhook",
+        ),
+        pytest.param(
+            explained(pod(spec={"containers": [{"name": "istio-proxy", "image": "x"}]})),
+            ["× other sidecars: istio-proxy (the pod's containers)"],
+            id="another mesh's sidecar",
+        ),
+        pytest.param(
+            explained(pod(), settings=mesh(replace(WEBHOOK, has_conditions=True))),
+            ["or the webhook's matchConditions keep it away"],
+            id="matchConditions",
         ),
         pytest.param(
             explained(pod({"kubernetes.io/config.mirror": "x"})),

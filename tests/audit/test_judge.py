@@ -10,7 +10,7 @@ import pytest
 from injector.core.model import Object, Owner
 from meshgraft.audit.judge import judge_namespace, needs_template, who_meshed
 from meshgraft.audit.misses import is_near_inject
-from meshgraft.audit.model import Finding, Kind, Selectors, Webhook, Where, moment
+from meshgraft.audit.model import Finding, Kind, Selectors, Webhook, Where, moment, webhook_of
 from tests.audit.support import (
     ENABLED,
     WEBHOOK,
@@ -375,3 +375,17 @@ def test_a_name_that_the_api_server_made_up_is_no_difference(prefix: str) -> Non
     live = injected(asked, owner=Owner("pod", prefix))
     live["metadata"]["name"] = f"{prefix[:58]}x2v9k"
     assert finding(live, owner=Owner("pod", live["metadata"]["name"])) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "further"),
+    [
+        ([], False),
+        (["not-a-mirror-of-a-static-pod", "not-a-service-that-names-its-opaque-ports"], False),
+        (["not-a-mirror-of-a-static-pod", "only-on-fridays"], True),
+    ],
+)
+def test_the_charts_own_match_conditions_keep_no_pod_away(names: list[str], further: bool) -> None:
+    conditions = [{"name": name, "expression": "true"} for name in names]
+    registered = webhook_of({"webhooks": [{"matchConditions": conditions}]})
+    assert registered.has_conditions is further

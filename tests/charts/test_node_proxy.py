@@ -144,7 +144,7 @@ def server() -> Iterator[int]:
 
 @contextmanager
 def node(folder: Path, allow_from: list[str]) -> Iterator[Node]:
-    """The proxy as its ConfigMap has it, but for ports and the folder of its socket."""
+    """The proxy as its ConfigMap has it, except for ports and the folder of its socket."""
     ports = free_ports(4)
     values: Tree = {
         "nodeProxy": {"allowFrom": allow_from, "logLevel": "warning"},

@@ -1,4 +1,4 @@
-"""Each check over snapshots of clusters that are well but for one thing."""
+"""Each check over snapshots of clusters that are well except for one thing."""
 
 from __future__ import annotations
 

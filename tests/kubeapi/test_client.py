@@ -67,3 +67,22 @@ def test_what_an_error_means(status: int, cause: str, is_passing: bool) -> None:
 )
 def test_names_lead_to_no_other_path(text: str, expected: bool) -> None:
     assert is_name(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "seconds"),
+    [(429, "7", 7.0), (429, "99999", 60.0), (429, "soon", 1.0), (503, "", 0.0)],
+)
+def test_how_long_the_api_server_asks_to_wait_is_read_and_bounded(
+    tmp_path: Path, status: int, said: str, seconds: float
+) -> None:
+    async def test() -> None:
+        fault = Fault(lambda _: True, status=status, retry_after=said)
+        async with running(faults=[fault]) as server:
+            api = ApiServer(load_config(server.kubeconfig(tmp_path)))
+            with pytest.raises(ApiServerError) as refused:
+                await api.get("api/v1/namespaces/a", accept="application/json")
+            assert refused.value.retry_after == seconds
+            await api.close()
+
+    asyncio.run(test())

@@ -43,7 +43,7 @@ class PortRange(msgspec.Struct, frozen=True, array_like=True, order=True):
 class Redirect(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """The traffic rules of one pod, after Linkerd's proxy-init.
 
-    Inbound TCP goes to ``inbound_port`` and outbound TCP to ``outbound_port``, but for what the
+    Inbound TCP goes to ``inbound_port`` and outbound TCP to ``outbound_port``, except for what the
     skips let through and for what the proxy itself (``proxy_uid``, ``proxy_gid``) sends.
     Port lists keep the order in which they were written, because the legacy backend's rules
     name them as Linkerd's do. ``proxy_uid`` 0 and ``proxy_gid`` None mean "no such rule".

@@ -55,7 +55,7 @@ WHOLE = Redirect(
     skip_subnets=("10.0.0.0/8", "192.0.2.7/32", "fd00::/8"),
     ipv6=True,
 )
-"""All that proxy-init can be told but for a list of ports to redirect; 16 slots of multiport."""
+"""All that proxy-init can be told except for a list of ports to redirect; 16 slots of multiport."""
 
 WHOLE_GOLDEN = """\
 *nat

@@ -23,7 +23,7 @@ from injector.cluster.source import ClusterError
 from injector.core.model import Namespace, Owner
 from injector.core.owners import ObjectMeta, OwnerReference
 from kubeapi import client, reflector
-from kubeapi.client import ApiServer, Backoff
+from kubeapi.client import ApiServer
 from kubeapi.config import load_config
 from tests.kubeapi.fake_apiserver import NAMESPACES, Asked, FakeApiServer, Fault, running, until
 
@@ -365,17 +365,6 @@ def test_what_some_take_for_the_end_of_a_line_may_stand_in_an_annotation(
         assert setup.server.count(watches) == 1
 
     run(test)
-
-
-def test_waiting_grows_to_a_bound_and_starts_over() -> None:
-    backoff = Backoff()
-    waits = [backoff.next() for _ in range(50)]
-    assert 0.125 <= waits[0] <= 0.25
-    assert max(waits) <= backoff.longest
-    assert min(waits[10:]) >= backoff.longest / 2
-    assert 60 <= backoff.next(60.0) <= 72
-    backoff.reset()
-    assert backoff.next() <= 0.25
 
 
 # A namespace that the watch has not brought

@@ -182,7 +182,9 @@ def test_an_order_that_another_webhook_chose_stays_when_there_is_news() -> None:
 def test_amounts_that_an_annotation_brings_later_join_those_that_are_there() -> None:
     pod = admitted(inject(fresh(), "envoy", "native").patched)
     pod["metadata"]["annotations"]["config.linkerd.io/proxy-memory-limit"] = "64Mi"
-    again = inject(copy.deepcopy(pod), "envoy", "native").patched
+    outcome = inject(copy.deepcopy(pod), "envoy", "native")
+    assert outcome.events == ()
+    again = outcome.patched
     assert container(again, "envoy-proxy")["resources"] == {
         "limits": {"cpu": "500m", "memory": "64Mi"},
         "requests": {"cpu": "100m"},

@@ -183,6 +183,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(
     assert text in warning
     assert f"on the {layer}" in warning
     assert resolved.inherited == {}
+    assert ("did you mean" in warning) == ("did you mean" in text)
 
 
 def test_a_long_bad_value_does_not_fill_the_warning() -> None:

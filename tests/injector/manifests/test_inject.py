@@ -245,6 +245,12 @@ def test_annotations_that_mean_nothing_are_told(manual: bool) -> None:
     assert any("proxy-uid" in warning for warning in report.warnings)
 
 
+def test_no_key_is_offered_that_is_nothing_like_the_one_that_was_meant() -> None:
+    obj = pod({"config.linkerd.io/wholly-different-thing": "1"})
+    _, report = inject(obj, how())
+    assert not any("did you mean" in warning for warning in report.warnings)
+
+
 def test_an_object_without_a_name_of_its_own_is_named_by_its_prefix() -> None:
     obj = workload("Job", POD)
     obj["metadata"] = {"generateName": "report-"}

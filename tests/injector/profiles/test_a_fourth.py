@@ -1,4 +1,4 @@
-"""A profile that one module brings: who injects, takes back and audits knows it by its marks."""
+"""A profile that one module brings: inject, uninject and audit know it by its marks."""
 
 from __future__ import annotations
 

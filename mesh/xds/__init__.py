@@ -1,0 +1,1 @@
+"""Incremental xDS as a library: bytes in, bytes out, whatever they mean."""

@@ -245,6 +245,14 @@ class NodeValues(_Values, frozen=True):
     grpc_port: Port = 4340
 
 
+class MeshValues(_Values, frozen=True):
+    """``meshgraft.mesh``: what the proxies of profile ``envoy`` do beyond passing traffic on."""
+
+    enabled: bool = False
+    """Whether they prove who they are to each other, and find their destinations: with the node's
+    agent and relay, and so with ``cniEnabled`` alone."""
+
+
 class MeshgraftValues(_Values, frozen=True):
     """``meshgraft``: what Linkerd's values have no place for."""
 
@@ -253,6 +261,7 @@ class MeshgraftValues(_Values, frozen=True):
     image: MeshgraftImage = MeshgraftImage()
     envoy: EnvoyValues = EnvoyValues()
     node: NodeValues = NodeValues()
+    mesh: MeshValues = MeshValues()
     skip_outbound_subnets: str = ""
     opt_in: Literal["annotation", "label"] = "annotation"
     """``label``: a label ``linkerd.io/inject`` asks for the proxy too, so that the webhook's

@@ -9,7 +9,7 @@ from typing import Any
 from injector.core.model import BuildInput, Object
 from injector.core.ports import inbound_ports
 from injector.core.values import Values
-from injector.profiles.common import trace_attributes
+from injector.profiles.common import trace_attributes, trust_domain
 
 IDENTITY_DIR = "/var/run/linkerd/identity/end-entity"
 PODINFO_DIR = "/var/run/linkerd/podinfo"
@@ -45,7 +45,7 @@ def proxy_env(given: BuildInput) -> list[Object]:
     env += _prefixed(_traffic(given))
     env.append(_field("_pod_sa", "spec.serviceAccountName"))
     env.append(_value("_l5d_ns", values.linkerd_namespace))
-    env.append(_value("_l5d_trustdomain", _trust_domain(values)))
+    env.append(_value("_l5d_trustdomain", trust_domain(values)))
     env += _prefixed(_identity(values))
     env += _prefixed(_last(values))
     return [*env, *values.proxy.additional_env, *values.proxy.experimental_env]
@@ -67,10 +67,6 @@ def _prefixed(variables: _Variables) -> list[Object]:
 
 def _flag(value: bool) -> str:
     return "true" if value else "false"
-
-
-def _trust_domain(values: Values) -> str:
-    return values.identity_trust_domain or values.cluster_domain
 
 
 def _runtime(values: Values) -> _Variables:
@@ -179,7 +175,7 @@ def _parameters(name: str, tree: Mapping[str, Any]) -> _Variables:
 
 def _accounts(values: Values) -> str:
     """What the name of a service account in the mesh ends in."""
-    return f"serviceaccount.identity.{values.linkerd_namespace}.{_trust_domain(values)}"
+    return f"serviceaccount.identity.{values.linkerd_namespace}.{trust_domain(values)}"
 
 
 def _identity(values: Values) -> _Variables:

@@ -13,29 +13,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from injector.profiles.bootstrap_mesh import (
+    HTTP_PROTOCOLS,
+    MeshConfig,
+    dynamic_resources,
+    inbound_chains,
+    outbound_chains,
+    secrets_first,
+    tls_inspector,
+    xds_cluster,
+)
 from vocabulary.annotations import PortRange
+from vocabulary.envoy import KEEPALIVE, http1, http2, original_dst
 
 Json = dict[str, Any]
 
 _TYPE = "type.googleapis.com/"
 _FILTERS = _TYPE + "envoy.extensions.filters."
-UNLIMITED = 4294967295
-"""The largest value of a threshold: Envoy's defaults of 1024 would be a limit nobody asked for."""
-
-_POOL_IDLE = "3s"
-# As Linkerd's proxy. An upstream connection that is kept is one that the server may be closing
-# at this moment; servers' own limits are 5 s and more.
-
-_KEEPALIVE = {"keepalive_time": 10, "keepalive_interval": 10}
-# Seconds. An application's own keep-alive ends at its proxy, so the proxies must find dead peers.
-
 
 MOST_HEADER_KIB = 64
 """Of a request, as RFC 9113 counts them; Envoy's default is 60, and most servers take 8 to 64."""
-MOST_STREAMS = 200
-"""At once on one HTTP/2 connection; clients wait or open another one. Most servers allow 100 to
-250, Linkerd's proxy 200. With `MOST_HEADER_KIB` this is what one connection may hold in headers,
-12.5 MiB: compressed they are a few KiB, too fast for the overload manager to step in."""
 MOST_CONNECTIONS = 50_000
 """From outside and from the application together, where the container has no memory limit."""
 _CONNECTION_BYTES = 32 * 1024
@@ -78,6 +75,8 @@ class EnvoyConfig:
     trace_service: str = ""
     trace_sampling: float = 0.0
     """Percent of the requests that begin a trace where the client began none."""
+    mesh: MeshConfig | None = None
+    """None: the proxy passes traffic on, and needs nobody."""
 
 
 def bootstrap(config: EnvoyConfig) -> Json:
@@ -86,14 +85,16 @@ def bootstrap(config: EnvoyConfig) -> Json:
         "admin": {
             "address": _address("127.0.0.1", config.control_port),
         },
+        **({"dynamic_resources": dynamic_resources()} if config.mesh else {}),
         "static_resources": {
             "listeners": [_inbound(config), _outbound(config), _admin_listener(config)],
             "clusters": [
                 *_collector_clusters(config),
-                _original_dst("inbound", config.inbound_connect_timeout),
-                _original_dst("outbound", config.outbound_connect_timeout),
+                original_dst("inbound", _seconds(config.inbound_connect_timeout)),
+                original_dst("outbound", _seconds(config.outbound_connect_timeout)),
                 _admin_cluster(config.control_port),
                 {"name": "blackhole", "type": "STATIC", "connect_timeout": "1s"},
+                *([xds_cluster(), secrets_first()] if config.mesh else []),
             ],
         },
         "overload_manager": _overload_manager(config.memory_limit),
@@ -155,7 +156,7 @@ def _seconds(value: float) -> str:
 
 
 def _inbound(config: EnvoyConfig) -> Json:
-    return _transparent_listener(
+    listener = _transparent_listener(
         config,
         name="inbound",
         hosts=("0.0.0.0", "::"),
@@ -163,11 +164,19 @@ def _inbound(config: EnvoyConfig) -> Json:
         opaque=config.inbound_opaque_ports,
         detect_timeout=config.inbound_detect_timeout,
     )
+    if config.mesh:
+        tcp = _tcp_proxy("inbound", "inbound", config)
+        *chains, rest = inbound_chains(config.mesh, _http_proxy("inbound", config), tcp)
+        destination, http = listener["listener_filters"]
+        listener["listener_filters"] = [destination, tls_inspector(), http]
+        listener["filter_chains"] = [listener["filter_chains"][0], *chains]
+        listener["default_filter_chain"] = rest
+    return listener
 
 
 def _outbound(config: EnvoyConfig) -> Json:
     # nat REDIRECT sends locally made connections to loopback, so nothing else needs to reach it.
-    return _transparent_listener(
+    listener = _transparent_listener(
         config,
         name="outbound",
         hosts=("127.0.0.1", "::1"),
@@ -175,6 +184,10 @@ def _outbound(config: EnvoyConfig) -> Json:
         opaque=config.outbound_opaque_ports,
         detect_timeout=config.outbound_detect_timeout,
     )
+    if config.mesh:
+        http, tcp = _http_proxy("outbound", config), _tcp_proxy("outbound", "outbound", config)
+        listener["filter_chains"] += outbound_chains(config.mesh, http, tcp)
+    return listener
 
 
 def _transparent_listener(
@@ -191,7 +204,7 @@ def _transparent_listener(
         "stat_prefix": name,
         "address": _address(hosts[0], port),
         "traffic_direction": name.upper(),
-        "tcp_keepalive": _KEEPALIVE,
+        "tcp_keepalive": KEEPALIVE,
         "listener_filters": [
             _named("envoy.filters.listener.original_dst", "listener.original_dst.v3.OriginalDst"),
             _http_inspector(opaque),
@@ -205,7 +218,7 @@ def _transparent_listener(
                 "filters": [_tcp_proxy(f"{name}_loop", "blackhole", config)],
             },
             {
-                "filter_chain_match": {"application_protocols": ["http/1.0", "http/1.1", "h2c"]},
+                "filter_chain_match": {"application_protocols": [*HTTP_PROTOCOLS]},
                 "filters": [_http_proxy(name, config)],
             },
         ],
@@ -329,8 +342,8 @@ def _http_proxy(name: str, config: EnvoyConfig) -> Json:
         codec_type="AUTO",
         http_filters=[_router()],
         route_config=_pass_through(name),
-        http_protocol_options=_http1(accept_http_10=True, default_host_for_http_10="localhost"),
-        http2_protocol_options=_http2(),
+        http_protocol_options=http1(accept_http_10=True, default_host_for_http_10="localhost"),
+        http2_protocol_options=http2(),
         common_http_protocol_options={"idle_timeout": "0s", "max_headers_count": 1000},
         max_request_headers_kb=MOST_HEADER_KIB,
         stream_idle_timeout="0s",
@@ -489,65 +502,6 @@ def _sampler(percent: float) -> Json:
 
 
 # --- clusters ----------------------------------------------------------------------------------
-
-
-def _original_dst(name: str, connect_timeout: float) -> Json:
-    """Goes on to where the connection was going."""
-    return {
-        "name": name,
-        "type": "ORIGINAL_DST",
-        "lb_policy": "CLUSTER_PROVIDED",
-        "connect_timeout": _seconds(connect_timeout),
-        "circuit_breakers": {
-            "thresholds": [
-                {
-                    "priority": "DEFAULT",
-                    "max_connections": UNLIMITED,
-                    "max_pending_requests": UNLIMITED,
-                    "max_requests": UNLIMITED,
-                }
-            ]
-        },
-        "upstream_connection_options": {"tcp_keepalive": _KEEPALIVE},
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": _TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "common_http_protocol_options": {
-                    "idle_timeout": _POOL_IDLE,
-                    "max_headers_count": 10000,
-                },
-                "use_downstream_protocol_config": {
-                    "http_protocol_options": _http1(),
-                    "http2_protocol_options": _http2(),
-                },
-            }
-        },
-    }
-
-
-def _http1(**fields: Any) -> Json:
-    preserve_case = {
-        "name": "preserve_case",
-        "typed_config": {
-            "@type": _TYPE
-            + "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig"
-        },
-    }
-    return {
-        "enable_trailers": True,
-        "header_key_format": {"stateful_formatter": preserve_case},
-        **fields,
-    }
-
-
-def _http2() -> Json:
-    return {
-        "allow_connect": True,
-        "allow_metadata": False,
-        "max_concurrent_streams": MOST_STREAMS,
-        "initial_stream_window_size": 1 << 20,
-        "initial_connection_window_size": 8 << 20,
-    }
 
 
 def _collector_clusters(config: EnvoyConfig) -> list[Json]:

@@ -23,6 +23,11 @@ _LABELLED_KINDS = frozenset(
 _RESOURCES = (("cpu", "cpu"), ("memory", "memory"), ("ephemeral-storage", "ephemeral_storage"))
 
 
+def trust_domain(values: Values) -> str:
+    """Within which identities are unique: the cluster's domain, unless the settings say another."""
+    return values.identity_trust_domain or values.cluster_domain
+
+
 def owner_labels(given: BuildInput) -> dict[str, str]:
     """The three labels of a meshed pod; ``linkerd.io/proxy-<kind>`` for known workloads only.
 

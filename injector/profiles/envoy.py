@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 from injector.core.kept import Kept
 from injector.core.marks import CONTROL_PLANE_NS_LABEL, PROFILE, Marks
 from injector.core.model import Additions, BuildInput, Object
+from injector.core.pods import annotations_of
 from injector.core.redirect import redirect_for
 from injector.core.values import BadValues, Probe, Proxy, Values, proxy_position
 from injector.profiles._envoy_hooks import drain_seconds, lifecycle
 from injector.profiles._envoy_init import INIT, VALIDATOR, init, validator
 from injector.profiles._linkerd_containers import DEBUG, debug
 from injector.profiles.bootstrap import EnvoyConfig, bootstrap
+from injector.profiles.bootstrap_mesh import MeshConfig, parse_networks
 from injector.profiles.common import (
     convenience_annotations,
     cores,
@@ -21,6 +24,7 @@ from injector.profiles.common import (
     pull_secrets,
     resources_field,
     trace_attributes,
+    trust_domain,
 )
 from vocabulary.annotations import (
     PREFIX,
@@ -30,13 +34,14 @@ from vocabulary.annotations import (
     parse_port_list,
     parse_quantity,
 )
+from vocabulary.annotations.redirect import Redirect
+from vocabulary.mesh import ENABLED, MESH_ANNOTATION, is_trust_domain
 
 __all__ = ["INIT", "PROXY", "VALIDATOR", "EnvoyProfile"]
 
 PROXY = "envoy-proxy"
 
 _IGNORED = (
-    "default-inbound-policy",
     "enable-external-profiles",
     "enable-gateway",
     "pod-inbound-ports",
@@ -45,8 +50,12 @@ _IGNORED = (
     "proxy-log-http-headers",
     "proxy-metrics-hostname-labels",
     "proxy-outbound-discovery-cache-unused-timeout",
-    "proxy-require-identity-inbound-ports",
 )
+_OF_THE_MESH = (
+    "config.linkerd.io/default-inbound-policy",
+    "config.linkerd.io/proxy-require-identity-inbound-ports",
+)
+"""Without it nobody proves who they are, and the network is nobody's to judge."""
 
 
 class EnvoyProfile:
@@ -74,20 +83,35 @@ class EnvoyProfile:
         annotations = {PROFILE: self.name, **convenience_annotations(given, ())}
         if values.cni_enabled:
             annotations[REDIRECT_ANNOTATION] = redirect.to_annotation()
-        if values.proxy.is_ingress:
-            warnings = (*warnings, _NO_INGRESS)
+        if values.meshgraft.mesh.enabled:
+            annotations[MESH_ANNOTATION] = ENABLED
         return Additions(
             proxy=_proxy(given),
             position=proxy_position(values),
-            init_containers=(
-                validator(values, redirect) if values.cni_enabled else init(values, redirect),
-            ),
+            init_containers=_before(values, redirect),
             containers=(debug(values),) if values.enable_debug_sidecar else (),
             annotations=annotations,
             labels=_labels(given),
             image_pull_secrets=pull_secrets(given),
-            warnings=warnings,
+            warnings=(*warnings, *_warnings(given)),
         )
+
+
+def _before(values: Values, redirect: Redirect) -> tuple[Object, ...]:
+    """What has to end well before anything else starts. In the mesh nothing has to: a proxy gets
+    its configuration through a socket that is opened once the pod's rules are set."""
+    if not values.cni_enabled:
+        return (init(values, redirect),)
+    return () if values.meshgraft.mesh.enabled else (validator(values, redirect),)
+
+
+def _warnings(given: BuildInput) -> Iterator[str]:
+    if given.values.proxy.is_ingress:
+        yield _NO_INGRESS
+    if not given.values.meshgraft.mesh.enabled:
+        present = annotations_of(given.pod).keys() | given.namespace.annotations.keys()
+        for key in present & set(_OF_THE_MESH):
+            yield f"without a meaning for profile envoy outside the mesh (meshgraft.mesh): {key}"
 
 
 _NO_INGRESS = (
@@ -258,7 +282,28 @@ def _envoy_config(given: BuildInput) -> EnvoyConfig:
         trace_collector=_collector(given.values),
         trace_service=given.owner.name or PROXY,
         trace_sampling=given.values.meshgraft.envoy.trace_sampling,
+        mesh=_mesh_config(given.values) if given.values.meshgraft.mesh.enabled else None,
     )
+
+
+def _mesh_config(values: Values) -> MeshConfig:
+    if not values.cni_enabled:
+        raise BadValues(
+            "values: meshgraft.mesh.enabled: expected cniEnabled: true beside it, for a proxy's"
+            " identity comes by the node's agent"
+        )
+    domain = trust_domain(values)
+    if not is_trust_domain(domain):
+        raise BadValues(f"values: identityTrustDomain: {domain!r}: expected a DNS name")
+    try:
+        return MeshConfig(
+            trust_domain=domain,
+            networks=parse_networks(values.cluster_networks),
+            policy=values.proxy.default_inbound_policy,
+            identity_ports=_ranges(values.proxy.require_identity_on_inbound_ports),
+        )
+    except ValueError as error:
+        raise BadValues(f"values: clusterNetworks: {error}") from error
 
 
 def _collector(values: Values) -> tuple[str, int] | None:

@@ -26,6 +26,7 @@ from cni_plugin.agent import server as agent_module
 from cni_plugin.agent.metrics import Metrics
 from cni_plugin.agent.protocol import ProtocolError, Request, Response
 from cni_plugin.agent.server import Agent, AgentError, AgentSettings
+from cni_plugin.dataplane.expected import Expected, key_of
 from cni_plugin.pods.source import KnownPods
 from meshgraft.lab.netns import Netns
 from tests.cni_plugin.shim_support import (
@@ -94,6 +95,25 @@ def open_descriptors() -> int:
 
 def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
+
+
+def test_it_remembers_in_which_namespace_a_pod_lives(
+    tmp_path: Path, backend: FakeBackend, metrics: Metrics
+) -> None:
+    expected = Expected()
+    settings = AgentSettings(tmp_path / "agent.sock", threads=1)
+    agent = Agent(settings, backend, KnownPods(), metrics, expected)
+    agent.start()
+    try:
+        with open("/dev/null") as netns:  # noqa: PTH123
+            env = environment()
+            env["CNI_ARGS"] += ";K8S_POD_UID=uid-1"
+            request = Request(env, MESHED)
+            answer = call_agent(tmp_path / "agent.sock", request, (netns.fileno(),))
+            assert answer.exit_code == 0, answer.stderr
+            assert expected.home_of("uid-1") == key_of(netns.fileno())
+    finally:
+        agent.stop()
 
 
 class TestSocket:

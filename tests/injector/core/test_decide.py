@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from injector.core.decide import decide
+from injector.core.marks import PROFILE
 from injector.core.model import Namespace, Object
 from injector.core.skips import SkipReason
 from injector.core.values import Values
@@ -236,3 +237,12 @@ def test_istios_ambient_mode_needs_no_container() -> None:
     assert decide(given, meshed(), Values(), WEBHOOK).reasons == (R.SIDECAR_EXISTS,)
     given["metadata"]["labels"] = {"istio.io/dataplane-mode": "none"}
     assert decide(given, meshed(), Values(), WEBHOOK).reasons == ()
+
+
+@pytest.mark.parametrize(("profile", "reasons"), [("envoy", (R.SIDECAR_EXISTS,)), (None, ())])
+def test_a_name_of_ours_counts_where_the_pod_says_that_it_is_ours(
+    profile: str | None, reasons: tuple[R, ...]
+) -> None:
+    given = pod({PROFILE: profile} if profile else None)
+    given["spec"]["containers"].append({"name": "envoy-proxy", "image": "anything"})
+    assert decide(given, meshed(), Values(), WEBHOOK).reasons == reasons

@@ -241,3 +241,9 @@ def test_worker_threads_follow_the_flags_of_cpu() -> None:
     assert overrides.values.proxy.cores == 3
     assert overrides.values.proxy.runtime.workers.minimum == 2
     assert overrides.unsaid == []
+
+
+def test_a_key_that_is_like_no_other_gets_no_hint() -> None:
+    with pytest.raises(BadOverrideError) as caught:
+        parse_config("wholly-different-thing=1")
+    assert "did you mean" not in str(caught.value)

@@ -267,8 +267,9 @@ def test_an_annotation_that_means_nothing_to_envoy_is_named_in_a_warning() -> No
         }
     )
     assert outcome.warnings == (
-        "without a meaning for profile envoy: config.linkerd.io/default-inbound-policy, "
-        "config.linkerd.io/enable-gateway",
+        "without a meaning for profile envoy: config.linkerd.io/enable-gateway",
+        "without a meaning for profile envoy outside the mesh (meshgraft.mesh): "
+        "config.linkerd.io/default-inbound-policy",
     )
 
 

@@ -1,0 +1,1 @@
+"""From the model to Envoy's resources: pure, and made anew only where something changed."""

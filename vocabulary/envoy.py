@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from vocabulary.mesh import KEY_SECRET, ROOTS_SECRET
+
 Json = dict[str, Any]
 
 TYPE = "type.googleapis.com/"
@@ -90,4 +92,27 @@ def original_dst(name: str, connect_timeout: str) -> Json:
         "circuit_breakers": thresholds(),
         "upstream_connection_options": {"tcp_keepalive": KEEPALIVE},
         "typed_extension_protocol_options": http_protocol_options(),
+    }
+
+
+ADS: Json = {"ads": {}, "resource_api_version": "V3"}
+"""Where resources come from: by the one stream that there is for all."""
+
+
+def mesh_tls() -> Json:
+    """A ``CommonTlsContext`` of the mesh: the pod's certificate and the roots, by SDS.
+
+    The same to the letter in listeners and clusters: where the sources differ in anything, Envoy
+    takes them for two subscriptions, asks for the secret once, and the second waits for ever.
+    """
+    # No time-out: without a certificate there is nothing to be ready for.
+    source = {**ADS, "initial_fetch_timeout": "0s"}
+    return {
+        "tls_certificate_sds_secret_configs": [{"name": KEY_SECRET, "sds_config": source}],
+        "validation_context_sds_secret_config": {"name": ROOTS_SECRET, "sds_config": source},
+        # The maximum too, or a peer could ask for TLS 1.2, which shows certificates to the wire.
+        "tls_params": {
+            "tls_minimum_protocol_version": "TLSv1_3",
+            "tls_maximum_protocol_version": "TLSv1_3",
+        },
     }

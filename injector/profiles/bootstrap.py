@@ -19,7 +19,6 @@ from injector.profiles.bootstrap_mesh import (
     dynamic_resources,
     inbound_chains,
     outbound_chains,
-    secrets_first,
     tls_inspector,
     xds_cluster,
 )
@@ -94,7 +93,7 @@ def bootstrap(config: EnvoyConfig) -> Json:
                 original_dst("outbound", _seconds(config.outbound_connect_timeout)),
                 _admin_cluster(config.control_port),
                 {"name": "blackhole", "type": "STATIC", "connect_timeout": "1s"},
-                *([xds_cluster(), secrets_first()] if config.mesh else []),
+                *([xds_cluster()] if config.mesh else []),
             ],
         },
         "overload_manager": _overload_manager(config.memory_limit),

@@ -13,18 +13,15 @@ from ipaddress import ip_network
 from typing import Any
 
 from vocabulary.annotations import PortRange
-from vocabulary.envoy import TYPE, Json, http2
+from vocabulary.envoy import ADS, TYPE, Json, http2, mesh_tls
 from vocabulary.mesh import (
     DESTINATION_HEADER,
-    KEY_SECRET,
-    ROOTS_SECRET,
     SOCKET,
     TCP_PREFIX,
     server_suffix,
 )
 
 _FILTERS = TYPE + "envoy.extensions.filters."
-_ADS: Json = {"ads": {}, "resource_api_version": "V3"}
 _LOOKUP = "3s"
 """How long a request waits for its destination; then it is answered with 503."""
 HTTP_PROTOCOLS = ("http/1.0", "http/1.1", "h2c")
@@ -65,7 +62,7 @@ def dynamic_resources() -> Json:
             "set_node_on_first_message_only": True,
             "grpc_services": [{"envoy_grpc": stream}],
         },
-        "cds_config": _ADS,
+        "cds_config": ADS,
     }
 
 
@@ -91,23 +88,6 @@ def xds_cluster() -> Json:
                     }
                 },
             }
-        },
-    }
-
-
-def secrets_first() -> Json:
-    """Makes Envoy ask for its certificate at once, not when the first connection needs it: a pod
-    is not ready without. A Cluster that nobody uses, but that waits for its secret."""
-    return {
-        "name": "identity",
-        "type": "STATIC",
-        "connect_timeout": "1s",
-        "transport_socket": {
-            "name": "envoy.transport_sockets.tls",
-            "typed_config": {
-                "@type": TYPE + "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-                "common_tls_context": _tls_context(),
-            },
         },
     }
 
@@ -141,7 +121,7 @@ def _on_demand_http(http: Json) -> Json:
         "name": "envoy.filters.http.on_demand",
         "typed_config": {
             "@type": _FILTERS + "http.on_demand.v3.OnDemand",
-            "odcds": {"source": _ADS, "timeout": _LOOKUP},
+            "odcds": {"source": ADS, "timeout": _LOOKUP},
         },
     }
     # Overwritten, so that no client chooses where it is sent to; the routes take it out again.
@@ -173,13 +153,13 @@ def _on_demand_tcp(tcp: Json) -> list[Json]:
             "on_new_connection": [{"object_key": key, "format_string": text, "factory_key": key}],
         },
     }
-    on_demand = {"odcds_config": _ADS, "timeout": _LOOKUP}
+    on_demand = {"odcds_config": ADS, "timeout": _LOOKUP}
     return [choose, {**tcp, "typed_config": {**tcp["typed_config"], "on_demand": on_demand}}]
 
 
 def _rds(name: str) -> Json:
     # No time-out: a listener that gave up waiting would be there without any route.
-    source = {**_ADS, "initial_fetch_timeout": "0s"}
+    source = {**ADS, "initial_fetch_timeout": "0s"}
     return {"config_source": source, "route_config_name": name}
 
 
@@ -241,22 +221,8 @@ def _server_tls() -> Json:
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
             "@type": TYPE + "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-            "common_tls_context": {**_tls_context(), "alpn_protocols": ["h2", "http/1.1"]},
+            "common_tls_context": {**mesh_tls(), "alpn_protocols": ["h2", "http/1.1"]},
             "require_client_certificate": True,
-        },
-    }
-
-
-def _tls_context() -> Json:
-    # No time-out: without a certificate there is nothing to be ready for.
-    source = {**_ADS, "initial_fetch_timeout": "0s"}
-    return {
-        "tls_certificate_sds_secret_configs": [{"name": KEY_SECRET, "sds_config": source}],
-        "validation_context_sds_secret_config": {"name": ROOTS_SECRET, "sds_config": source},
-        # The maximum too, or a peer could ask for TLS 1.2, which shows certificates to the wire.
-        "tls_params": {
-            "tls_minimum_protocol_version": "TLSv1_3",
-            "tls_maximum_protocol_version": "TLSv1_3",
         },
     }
 

@@ -83,7 +83,14 @@ class World:
         if before == slice_:
             return Touched()
         known = [one for one in (before, slice_) if one is not None]
-        return Touched(services=frozenset(Ref(ref.namespace, one.service) for one in known))
+        behind = {endpoint.address for one in known for endpoint in one.endpoints}
+        return Touched(
+            services=frozenset(Ref(ref.namespace, one.service) for one in known),
+            # Whose endpoint a pod is, it wants to know itself.
+            workloads=frozenset(
+                found.uid for one in behind if (found := self.workload_at(one)) is not None
+            ),
+        )
 
     def put_workload(self, ref: Ref, workload: Workload | None) -> Touched:
         """The pod as it is now; None: it is gone, has ended, or has no address of its own."""
@@ -103,11 +110,7 @@ class World:
         addresses = frozenset(address for one in known for address in one.addresses)
         return Touched(
             addresses,
-            frozenset(
-                Ref(slice_.namespace, self.slices[slice_].service)
-                for address in addresses
-                for slice_ in self._slices_with.get(address, ())
-            ),
+            frozenset(ref for address in addresses for ref in self.services_with(address)),
             frozenset(one.uid for one in known),
         )
 
@@ -130,6 +133,11 @@ class World:
         if not refs:
             return None
         return self.workloads[max(refs, key=lambda ref: (self.workloads[ref].meshed, ref))]
+
+    def services_with(self, address: str) -> set[Ref]:
+        """The Services of which it is an endpoint."""
+        slices = self._slices_with.get(address, ())
+        return {Ref(slice_.namespace, self.slices[slice_].service) for slice_ in slices}
 
     def workload(self, uid: str) -> Workload | None:
         """The pod of this uid."""

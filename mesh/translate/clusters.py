@@ -9,22 +9,31 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.address_pb2 import Address
 from envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.extensions.http.header_formatters.preserve_case.v3 import (  # noqa: F401
+    preserve_case_pb2,
+)
 from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2  # noqa: F401
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2  # noqa: F401
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2  # noqa: F401
 from google.protobuf.json_format import ParseDict
 
-from mesh.model.values import Ref, ServicePort, Target
+from mesh.model.values import Ref, ServicePort, Target, Workload
 from mesh.model.world import Viewpoint, World
 from mesh.translate.names import LOCAL, Destination, endpoints_name, parse_endpoints
 from mesh.translate.types import CLUSTER, ENDPOINTS, resource
 from mesh.xds.messages import Key, Resource
-from vocabulary.envoy import KEEPALIVE, http_protocol_options, original_dst, thresholds
-from vocabulary.mesh import KEY_SECRET, ROOTS_SECRET, server_name
+from vocabulary.envoy import (
+    ADS,
+    KEEPALIVE,
+    http_protocol_options,
+    mesh_tls,
+    original_dst,
+    thresholds,
+)
+from vocabulary.mesh import server_name
 
 _TYPE = "type.googleapis.com/"
 _MATCH = "envoy.transport_socket_match"
-_ADS = {"ads": {}, "resource_api_version": "V3"}
 _CONNECT_TIMEOUT = "1s"
 
 
@@ -54,9 +63,18 @@ def cluster(world: World, destination: Destination, trust_domain: str) -> Resour
     return resource(key, made, source=f"no service and no meshed pod at {destination.address}")
 
 
-def endpoints(world: World, name: str, viewpoint: Viewpoint, trust_domain: str) -> Resource | None:
+def endpoints(
+    world: World,
+    name: str,
+    viewpoint: Viewpoint,
+    trust_domain: str,
+    oneself: Workload | None = None,
+) -> Resource | None:
     """The ClusterLoadAssignment of that name; without endpoints where there are none, or no such
-    Service any more. None where the name is none."""
+    Service any more. None where the name is none.
+
+    ``oneself`` is the client, where it may be an endpoint itself.
+    """
     parsed = parse_endpoints(name)
     if parsed is None:
         return None
@@ -67,7 +85,7 @@ def endpoints(world: World, name: str, viewpoint: Viewpoint, trust_domain: str) 
         at = viewpoint if name.endswith(LOCAL) else Viewpoint()
         locality = made.endpoints.add()
         locality.lb_endpoints.extend(
-            _endpoint(target, trust_domain) for target in world.targets(ref, port, at)
+            _endpoint(target, trust_domain, oneself) for target in world.targets(ref, port, at)
         )
     return resource(Key(ENDPOINTS, name), made, source=f"endpoints of service {ref}")
 
@@ -78,11 +96,11 @@ def _port(world: World, ref: Ref, number: int) -> ServicePort | None:
     return next((each for each in ports if each.number == number), None)
 
 
-def _endpoint(target: Target, trust_domain: str) -> LbEndpoint:
+def _endpoint(target: Target, trust_domain: str, oneself: Workload | None = None) -> LbEndpoint:
     made = LbEndpoint()
     made.endpoint.address.CopyFrom(_address(target.address, target.port))
     workload = target.meshed
-    if workload is not None:
+    if workload is not None and workload != oneself:
         # Envoy asks for it by SNI, and holds the certificate to it.
         made.endpoint.hostname = server_name(
             trust_domain, workload.ref.namespace, workload.service_account
@@ -125,7 +143,7 @@ def _template(kind: str, *, tcp: bool) -> Cluster:
             "transport_socket_matches": _transport_socket_matches(),
             "typed_extension_protocol_options": http_protocol_options(),
             **(
-                {"type": "EDS", "eds_cluster_config": {"eds_config": _ADS}}
+                {"type": "EDS", "eds_cluster_config": {"eds_config": ADS}}
                 if kind == "service"
                 else {"type": "STATIC"}
             ),
@@ -136,21 +154,11 @@ def _template(kind: str, *, tcp: bool) -> Cluster:
 
 
 def _transport_socket_matches() -> list[Any]:
-    """The mesh's TLS to endpoints with an identity, and to no other; never the one for the other.
-
-    Minimum and maximum, because a TLS 1.2 handshake would show both certificates to the wire.
-    """
+    """The mesh's TLS to endpoints with an identity, and to no others."""
     tls = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
     context = {
         "@type": _TYPE + tls,
-        "common_tls_context": {
-            "tls_certificate_sds_secret_configs": [{"name": KEY_SECRET, "sds_config": _ADS}],
-            "validation_context_sds_secret_config": {"name": ROOTS_SECRET, "sds_config": _ADS},
-            "tls_params": {
-                "tls_minimum_protocol_version": "TLSv1_3",
-                "tls_maximum_protocol_version": "TLSv1_3",
-            },
-        },
+        "common_tls_context": mesh_tls(),
         "auto_host_sni": True,
         "auto_sni_san_validation": True,
     }

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from google.protobuf.message import Message
 
-from mesh.xds.messages import Key, Resource
+from mesh.xds.messages import Key, Resource, digest
 
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 ENDPOINTS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -18,5 +16,4 @@ def resource(
 ) -> Resource:
     """The message as a resource; its version is a digest, so that replicas of control agree."""
     value = message.SerializeToString(deterministic=True)
-    version = hashlib.blake2b(value, digest_size=8).hexdigest()
-    return Resource(key, version, value, follows, source)
+    return Resource(key, digest(value), value, follows, source)

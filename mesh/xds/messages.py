@@ -7,8 +7,9 @@ Resource), of which only the fields that are used are described here; others are
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -49,6 +50,11 @@ _M = declare(
 )
 
 
+def digest(value: bytes) -> str:
+    """A version that whoever makes the same bytes comes to as well."""
+    return hashlib.blake2b(value, digest_size=8).hexdigest()
+
+
 class MessageError(MeshgraftError, ValueError):
     """What came is no message of incremental xDS."""
 
@@ -84,7 +90,7 @@ class Resource:
 
     def renamed(self, name: str) -> Resource:
         """The same under another name, by which another client asks for it."""
-        return Resource(Key(self.key.type_url, name), self.version, self.value, self.follows)
+        return replace(self, key=Key(self.key.type_url, name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

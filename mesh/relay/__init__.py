@@ -1,0 +1,1 @@
+"""The node's part: sockets in pods' network namespaces, their keys, and a cache of resources."""

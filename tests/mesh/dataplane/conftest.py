@@ -33,6 +33,7 @@ from mesh.xds.messages import Key, Resource
 from mesh.xds.server import DeltaService
 from mesh.xds.session import Refusal
 from mesh.xds.store import Store, Watcher
+from mesh.xds.view import View
 from meshgraft.lab.envoy import Envoy, running_envoy
 from meshgraft.lab.lab import Lab, LabPod, has_ipv6, missing_requirements, running_lab
 from meshgraft.lab.netns import Netns
@@ -151,8 +152,16 @@ class Cluster:
     refusals: list[Refusal] = field(default_factory=list)
     strangers: list[int] = field(default_factory=list)
     servers: dict[str, Server] = field(default_factory=dict)
+    sockets: dict[str, GuardedSocket] = field(default_factory=dict)
     services: dict[str, DeltaService] = field(default_factory=dict)
     pods: dict[str, Meshed] = field(default_factory=dict)
+    aliases: dict[str, set[str]] = field(default_factory=dict)
+    views: dict[str, View] = field(default_factory=dict)
+
+    def alias(self, pod: Meshed, name: str) -> None:
+        """What the relay does where a pod is an endpoint itself."""
+        self.aliases[pod.workload.ref.name].add(name)
+        self.loop.call(self.views[pod.workload.ref.name].remap)
 
     def __post_init__(self) -> None:
         self.catalog = Catalog(self.world, TRUST_DOMAIN, lambda _: "")
@@ -186,19 +195,27 @@ class Cluster:
 
     def serve(self, name: str, netns: Netns, secrets: Store) -> None:
         """What a relay does for a pod."""
-        view = self.catalog.view("node")
-        source = Both(secrets, view)
+        uid = f"uid-{name}"
+        aliased = self.aliases.setdefault(name, set())
+
+        def inner(key: Key) -> Key:
+            return Key(key.type_url, f"{key.name}#{uid}") if key.name in aliased else key
+
+        self.views[name] = View(self.catalog.view("node"), inner)
+        source = Both(secrets, self.views[name])
 
         async def opened(_: object) -> Both:
             return source
 
         async def start() -> None:
-            fd = listen_in(netns)
-            guarded = GuardedSocket(fd, 2102, lambda _, uid: self.strangers.append(uid))
+            guarded = GuardedSocket(
+                listen_in(netns), 2102, lambda _, uid: self.strangers.append(uid)
+            )
             service = DeltaService(opened, self.refusals.append)
             server = service.server()
             await server.start(sock=guarded)
             self.servers[name], self.services[name] = server, service
+            self.sockets[name] = guarded
 
         self.loop.run(start())
         self.stack.callback(self.silence, name)
@@ -208,6 +225,7 @@ class Cluster:
         server = self.servers.pop(name, None)
         if server is not None:
             self.loop.call(server.close)
+            self.loop.call(self.sockets.pop(name).end)
             self.loop.run(server.wait_closed())
 
     def service(

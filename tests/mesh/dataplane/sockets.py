@@ -8,10 +8,10 @@ from meshgraft.lab.netns import Netns
 from vocabulary.mesh import SOCKET
 
 
-def listen_in(netns: Netns) -> int:
-    """A listening socket in the namespace, as the agent opens it; its descriptor."""
+def listen_in(netns: Netns) -> socket.socket:
+    """A listening socket in the namespace, as the agent opens it."""
     with netns.entered():
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind("\0" + SOCKET[1:])
     listener.listen(16)
-    return listener.detach()
+    return listener

@@ -37,7 +37,15 @@ def test_one_name_stands_at_the_top(installed: Path) -> None:
     names = {path.name for path in installed.iterdir() if path.suffix != ".dist-info"}
     assert names == {"meshgraft"}
     brought = {path.name for path in (installed / "meshgraft/_packages").iterdir()}
-    assert brought == {"vocabulary", "process", "kubeapi", "injector", "cni_plugin", "mesh"}
+    assert brought == {
+        "vocabulary",
+        "process",
+        "kubeapi",
+        "certificates",
+        "injector",
+        "cni_plugin",
+        "mesh",
+    }
 
 
 def test_anothers_injector_stays_and_is_not_taken_for_ours(installed: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 from watchfiles import awatch
 
-from injector.certificates.x509 import CertificateError
+from certificates.x509 import CertificateError
 from injector.service.metrics import Metrics, Reloaded
 from injector.service.settings import SettingsError
 from process.files import FileError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from injector.certificates.lease import WAS_AWAY
+from certificates.lease import WAS_AWAY
 from injector.core.model import Object
 from injector.core.pods import annotations_of
 from injector.service.settings import SettingsError

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from injector.certificates.authority import Policy
-from injector.certificates.folder import CertFolder
-from injector.certificates.keeper import Kept, parse_kept
-from injector.certificates.live import LiveCertificate
-from injector.certificates.replica import identity, work_of_replica
-from injector.certificates.x509 import TlsPolicy, load_policy
+from certificates.authority import Policy
+from certificates.folder import CertFolder
+from certificates.keeper import Kept, parse_kept
+from certificates.live import LiveCertificate
+from certificates.replica import identity, work_of_replica
+from certificates.x509 import TlsPolicy, load_policy
 from injector.cluster.connection import Connection, offline, online
 from injector.core.diff import diff
 from injector.core.model import Origin

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from injector.certificates.x509 import Authority, issue_authority, issue_serving, write_pair
+from certificates.x509 import Authority, issue_authority, issue_serving, write_pair
 from meshgraft.lab.process import Process
 from tests.apiserver import control_plane
 from tests.apiserver.control_plane import ControlPlane, Object, free_port

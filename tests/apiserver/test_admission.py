@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from injector.certificates.x509 import (
+from certificates.x509 import (
     Authority,
     issue_authority,
     issue_serving,

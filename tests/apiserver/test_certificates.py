@@ -15,12 +15,12 @@ import structlog
 import yaml
 from structlog.testing import capture_logs
 
-from injector.certificates.authority import Policy
-from injector.certificates.ca_bundle import bundles
-from injector.certificates.keeper import parse_kept
-from injector.certificates.live import LiveCertificate
-from injector.certificates.replica import work_of_replica
-from injector.certificates.x509 import issue_authority
+from certificates.authority import Policy
+from certificates.ca_bundle import bundles
+from certificates.keeper import parse_kept
+from certificates.live import LiveCertificate
+from certificates.replica import work_of_replica
+from certificates.x509 import issue_authority
 from injector.service.metrics import Metrics
 from kubeapi.client import ApiServer
 from kubeapi.config import load_config

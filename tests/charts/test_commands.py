@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from injector.certificates.x509 import issue_authority
+from certificates.x509 import issue_authority
 from meshgraft._errors import CommandError
 from meshgraft.commands import uninstall
 from meshgraft.commands._trust_anchors import from_cluster

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from injector.certificates.x509 import issue_authority, issue_serving
+from certificates.x509 import issue_authority, issue_serving
 from injector.core.model import Object
 from kubeapi.client import ApiServerError
 from meshgraft.checks.catalog import CATEGORIES

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from injector.certificates.x509 import issue_authority, issue_serving
+from certificates.x509 import issue_authority, issue_serving
 from meshgraft import cli
 from tests.kubeapi.fake_apiserver import Object
 from tests.kubeapi.fake_cluster import FakeCluster, rolled_out

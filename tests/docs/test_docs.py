@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from certificates.metrics import CertMetrics
 from cni_plugin.agent.metrics import InstallMetrics, RepairMetrics, TaintMetrics
 from cni_plugin.agent.metrics import Metrics as AgentMetrics
-from injector.certificates.metrics import CertMetrics
 from injector.cluster.metrics import ClusterMetrics
 from injector.service.metrics import Metrics
 from meshgraft.reference import PAGES

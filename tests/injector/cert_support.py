@@ -11,7 +11,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from injector.certificates.keeper import parse_kept
+from certificates.keeper import parse_kept
 
 SERVICE = "meshgraft-injector.meshgraft.svc"
 KEPT = parse_kept("meshgraft/certs", "hooks", "meshgraft/lease")

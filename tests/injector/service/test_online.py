@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 from cryptography import x509
 
-from injector.certificates.x509 import issue_authority, issue_serving, write_pair
+from certificates.x509 import issue_authority, issue_serving, write_pair
 from injector.service.server import parse_address
 from tests.injector.support import pod
 from tests.kubeapi.fake_apiserver import FakeApiServer, Fault, running, until

@@ -17,9 +17,9 @@ from cryptography import x509
 from structlog.testing import capture_logs
 from watchfiles._rust_notify import WatchfilesRustInternalError
 
-from injector.certificates.folder import CertFolder
-from injector.certificates.live import LiveCertificate
-from injector.certificates.x509 import KeyPair, issue_authority, issue_serving
+from certificates.folder import CertFolder
+from certificates.live import LiveCertificate
+from certificates.x509 import KeyPair, issue_authority, issue_serving
 from injector.service import reload
 from injector.service.metrics import Metrics, Reloaded
 from injector.service.reload import Reloadable, keep_fresh

@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 import pytest
 
-from injector.certificates.ca_bundle import bundles
+from certificates.ca_bundle import bundles
 from injector.service.server import Address, parse_address
 from tests.injector.cert_support import HOOKS, LEASE, SECRET, SERVICE, configuration
 from tests.injector.support import pod

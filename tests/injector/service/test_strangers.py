@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from injector.certificates.x509 import issue_authority
+from certificates.x509 import issue_authority
 from injector.service.server import HEADER_BYTES, MAX_CONNECTIONS
 from tests.injector.running import REVIEW, Running
 

@@ -10,7 +10,7 @@ import pytest
 import structlog
 from cryptography import x509
 
-from injector.certificates.authority import dns_names
+from certificates.authority import dns_names
 from injector.service.server import Process
 from meshgraft._errors import CommandError
 from meshgraft.commands.webhook import webhook

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from injector.certificates.x509 import (
+from certificates.x509 import (
     BACKDATED,
     CA_LIFETIME,
     LEAF_LIFETIME,

@@ -13,8 +13,8 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from injector.certificates.secret import ForeignSecretError, Held, read_held, write_held
-from injector.certificates.x509 import certificates_pem, check_pair, issue_authority, issue_serving
+from certificates.secret import ForeignSecretError, Held, read_held, write_held
+from certificates.x509 import certificates_pem, check_pair, issue_authority, issue_serving
 from tests.injector.cert_support import NOW, SERVICE
 
 SOURCE = "secrets meshgraft/certs"

@@ -333,7 +333,7 @@ def load_policy(minimum: str, client_ca: Path | None) -> TlsPolicy:
 def server_context(cert: ServingCert, policy: TlsPolicy = DEFAULT_POLICY) -> ssl.SSLContext:
     """A TLS server context.
 
-    For a new pair there is a new context: `injector.certificates.live`.
+    For a new pair there is a new context: `certificates.live`.
 
     Raises:
         CertificateError: OpenSSL refuses the pair (for instance an algorithm too weak).

@@ -20,12 +20,12 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from injector.certificates import lease as lease_module
-from injector.certificates.authority import Policy, parse_bundle
-from injector.certificates.ca_bundle import bundles
-from injector.certificates.keeper import Clock
-from injector.certificates.live import LiveCertificate
-from injector.certificates.replica import work_of_replica
+from certificates import lease as lease_module
+from certificates.authority import Policy, parse_bundle
+from certificates.ca_bundle import bundles
+from certificates.keeper import Clock
+from certificates.live import LiveCertificate
+from certificates.replica import work_of_replica
 from injector.service.metrics import Metrics
 from kubeapi.client import ApiServer
 from kubeapi.config import load_config

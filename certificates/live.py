@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from injector.certificates.x509 import (
+from certificates.x509 import (
     DEFAULT_POLICY,
     ServingCert,
     TlsPolicy,

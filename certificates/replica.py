@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from injector.certificates.authority import Policy
-from injector.certificates.keeper import Clock, Keeper, Kept
-from injector.certificates.lease import Lease
-from injector.certificates.live import LiveCertificate
-from injector.certificates.metrics import CertMetrics, Reloads
+from certificates.authority import Policy
+from certificates.keeper import Clock, Keeper, Kept
+from certificates.lease import Lease
+from certificates.live import LiveCertificate
+from certificates.metrics import CertMetrics, Reloads
 from kubeapi.client import METADATA, METADATA_LIST, ApiServer
 from kubeapi.objects import ObjectRef
 from kubeapi.reflector import Collection, Reflector

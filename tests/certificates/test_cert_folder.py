@@ -15,10 +15,10 @@ import structlog
 from cryptography import x509
 from structlog.testing import capture_logs
 
-from injector.certificates import folder as cert_folder
-from injector.certificates.folder import CertFolder
-from injector.certificates.live import LiveCertificate
-from injector.certificates.x509 import (
+from certificates import folder as cert_folder
+from certificates.folder import CertFolder
+from certificates.live import LiveCertificate
+from certificates.x509 import (
     LEAF_LIFETIME,
     CertificateError,
     ServingCert,
@@ -141,7 +141,7 @@ def test_a_pair_that_others_put_in_place_is_never_overwritten(setup: Setup) -> N
 def test_a_certificate_of_another_issuer_is_left_to_expire(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("injector.certificates.x509.LEAF_NAME", "somebody else's")
+    monkeypatch.setattr("certificates.x509.LEAF_NAME", "somebody else's")
     write_pair(setup.folder, AUTHORITY, issue_serving(AUTHORITY, SANS, NOW))
     setup.source.start()
     with pytest.raises(CertificateError, match="expired"):

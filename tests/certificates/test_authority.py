@@ -12,9 +12,9 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from injector.certificates.authority import MAX_FORMER, Plan, Policy, Trust, View, decide, take
-from injector.certificates.secret import Held, read_held, write_held
-from injector.certificates.x509 import (
+from certificates.authority import MAX_FORMER, Plan, Policy, Trust, View, decide, take
+from certificates.secret import Held, read_held, write_held
+from certificates.x509 import (
     BACKDATED,
     Authority,
     ServingCert,

@@ -21,8 +21,8 @@ from typing import Literal
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from injector.certificates.secret import Held
-from injector.certificates.x509 import (
+from certificates.secret import Held
+from certificates.x509 import (
     BACKDATED,
     Authority,
     ServingCert,

@@ -25,7 +25,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from injector.certificates.x509 import (
+from certificates.x509 import (
     Authority,
     CertificateError,
     KeyPair,

@@ -17,12 +17,12 @@ from datetime import datetime
 
 import structlog
 
-from injector.certificates.authority import Policy, Step, Trust, View, decide, take
-from injector.certificates.ca_bundle import Contest, bundles, last_writer, with_bundle
-from injector.certificates.live import LiveCertificate, utc_now
-from injector.certificates.metrics import CertMetrics, Reloads, Written
-from injector.certificates.secret import Held, read_held, write_held
-from injector.certificates.x509 import CertificateError, validity_problem
+from certificates.authority import Policy, Step, Trust, View, decide, take
+from certificates.ca_bundle import Contest, bundles, last_writer, with_bundle
+from certificates.live import LiveCertificate, utc_now
+from certificates.metrics import CertMetrics, Reloads, Written
+from certificates.secret import Held, read_held, write_held
+from certificates.x509 import CertificateError, validity_problem
 from kubeapi.client import ApiServer, ApiServerError
 from kubeapi.objects import ObjectRef, parse_ref, read, write
 from kubeapi.reading import LEASES, MUTATING_WEBHOOKS, SECRETS, Object

@@ -16,8 +16,8 @@ import structlog
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from injector.certificates.live import LiveCertificate, utc_now
-from injector.certificates.x509 import (
+from certificates.live import LiveCertificate, utc_now
+from certificates.x509 import (
     CA_NAME,
     LEAF_LIFETIME,
     LEAF_NAME,

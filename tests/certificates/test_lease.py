@@ -13,8 +13,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from injector.certificates import lease as lease_module
-from injector.certificates.lease import WAS_AWAY, Lease, Seen, gap, may_take
+from certificates import lease as lease_module
+from certificates.lease import WAS_AWAY, Lease, Seen, gap, may_take
 from kubeapi.client import ApiServer
 from kubeapi.config import load_config
 from tests.injector.cert_support import KEPT, LEASE

@@ -20,14 +20,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
-from injector.certificates.authority import Policy
-from injector.certificates.ca_bundle import bundles
-from injector.certificates.keeper import CONFLICT_SECONDS, Clock, Keeper, Kept
-from injector.certificates.live import LiveCertificate
-from injector.certificates.metrics import CertMetrics
-from injector.certificates.replica import identity, work_of_replica
-from injector.certificates.secret import read_held, write_held
-from injector.certificates.x509 import BACKDATED, CertificateError
+from certificates.authority import Policy
+from certificates.ca_bundle import bundles
+from certificates.keeper import CONFLICT_SECONDS, Clock, Keeper, Kept
+from certificates.live import LiveCertificate
+from certificates.metrics import CertMetrics
+from certificates.replica import identity, work_of_replica
+from certificates.secret import read_held, write_held
+from certificates.x509 import BACKDATED, CertificateError
 from injector.service.metrics import Metrics
 from kubeapi.client import ApiServer, ApiServerError
 from kubeapi.config import load_config

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from injector.certificates.ca_bundle import (
+from certificates.ca_bundle import (
     QUIET_SECONDS,
     Contest,
     bundles,

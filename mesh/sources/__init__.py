@@ -1,0 +1,1 @@
+"""From Kubernetes objects, as the API server sends them, to the model."""

@@ -1,1 +1,1 @@
-"""The webhook's certificates, from the authority in a Secret to the pair that is served."""
+"""Certificates that look after themselves: from the authority in a Secret to what is served."""

@@ -30,7 +30,7 @@ BREACHES = [
     ("kubeapi/client.py", "import injector.core.model"),
     ("injector/core/decide.py", "import cni_plugin.spec"),
     ("cni_plugin/agent/decide.py", "import injector.core.model"),
-    ("cni_plugin/install/conflist.py", "import certificates.authority"),
+    ("cni_plugin/install/conflist.py", "import mesh.xds.store"),
     ("injector/service/app.py", "import meshgraft.installed"),
     # Within the injector.
     ("injector/core/resolve.py", "import injector.profiles.envoy"),

@@ -59,15 +59,14 @@ class Catalog:
         def inner(key: Key) -> Key:
             name, hash_, uid = key.name.partition("#")
             if key.type_url == ENDPOINTS and name.endswith(LOCAL):
-                name = f"{name}@{node}"
-            if key.type_url == ALIASES:
-                uid = name
-            if uid and not self._is_on(uid, node):
-                # Of a type that nobody makes: it is never answered.
-                return Key("", key.name)
-            return Key(key.type_url, f"{name}{hash_}{uid}" if hash_ else name)
+                return Key(key.type_url, f"{name}@{node}{hash_}{uid}")
+            return key
 
-        return View(self.store, inner)
+        def permits(key: Key) -> bool:
+            uid = key.name if key.type_url == ALIASES else key.name.partition("#")[2]
+            return not uid or self._is_on(uid, node)
+
+        return View(self.store, inner, permits)
 
     def apply(self, touched: Touched) -> int:
         """Translate anew what the change concerns; how many resources it changed."""
@@ -153,8 +152,10 @@ class Catalog:
             return None
         viewpoint = Viewpoint(node, self._zone_of(node) if node else "")
         oneself = self._world.workload(uid) if uid else None
-        made = clusters.endpoints(self._world, outer, viewpoint, self._trust_domain, oneself)
         standing = _Standing(frozenset((parsed[0],)), uids=frozenset((uid,) if uid else ()))
+        if uid and oneself is None:
+            return None, standing  # Not known yet: whether it may be told will be seen then.
+        made = clusters.endpoints(self._world, outer, viewpoint, self._trust_domain, oneself)
         # What is kept has its inner name: views rename it.
         return made.renamed(key.name) if made else None, standing
 

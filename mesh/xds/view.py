@@ -23,14 +23,23 @@ class _Outer:
 class View:
     """A `Source` whose keys are others within; ``inner`` says which."""
 
-    def __init__(self, source: Source, inner: Callable[[Key], Key]) -> None:
-        """``inner`` may change its mind: then `remap` has to be called."""
+    def __init__(
+        self,
+        source: Source,
+        inner: Callable[[Key], Key],
+        permits: Callable[[Key], bool] = lambda _: True,
+    ) -> None:
+        """``inner`` may change its mind: then `remap` has to be called. What ``permits`` says no
+        to is not there; it is asked each time that something is about to be said."""
         self._source = source
         self._inner = inner
+        self._permits = permits
         self._watches: dict[tuple[Key, Watcher], _Outer] = {}
 
     def get(self, key: Key) -> Resource | None:
         """As `Source`."""
+        if not self._permits(key):
+            return None
         inner = self._inner(key)
         found = self._source.get(inner)
         return found if found is None or inner == key else found.renamed(key.name)

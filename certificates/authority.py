@@ -46,6 +46,8 @@ class Policy:
     authority: timedelta = timedelta(days=365)
     propagation: timedelta = timedelta(seconds=30)
     """After so long every API server goes by a caBundle that was written."""
+    path_length: int = 0
+    """How many CAs may stand between ours and what it leads to."""
     look: timedelta = timedelta(minutes=1)
     """The Secret is looked at this often in any case."""
 
@@ -240,7 +242,7 @@ def _promoted(held: Held, now: datetime) -> Held:
 
 
 def _with_new_authority(view: View, held: Held, policy: Policy, now: datetime) -> Held:
-    upcoming = issue_authority(now, policy.authority)
+    upcoming = issue_authority(now, policy.authority, policy.path_length)
     signer = _living(held.signer, now)
     former = held.former
     if signer is None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from kubeapi.objects import ObjectRef
 from process.backoff import Backoff
+
+Object = dict[str, Any]
 
 QUIET_SECONDS = 300.0
 """A caBundle that stood for so long and is then overwritten is put back at once."""
@@ -35,6 +40,47 @@ def with_bundle(configuration: dict[str, Any], bundle: bytes) -> dict[str, Any]:
         for each in configuration.get("webhooks") or []
     ]
     return {**configuration, "webhooks": webhooks}
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Where clients read whom to trust: how it stands there, and how it is written."""
+
+    bundles: Callable[[Object | None], tuple[bytes, ...]]
+    """What stands there now, as PEM, once for each place; none where there is no such object."""
+    with_bundle: Callable[[Object, bytes], Object]
+    """The object with this bundle in each place; nothing else of it changes."""
+    absent: Callable[[ObjectRef], Object] | None = None
+    """The object to create where there is none; None: somebody else has to."""
+
+
+WEBHOOKS = Publication(bundles, with_bundle)
+"""In each webhook of a MutatingWebhookConfiguration, which the charts make."""
+
+_FILE = "ca-bundle.crt"
+_LABELS = {"app.kubernetes.io/part-of": "meshgraft"}
+
+
+def _roots(config_map: Object | None) -> tuple[bytes, ...]:
+    return () if config_map is None else ((config_map.get("data") or {}).get(_FILE, "").encode(),)
+
+
+def _with_roots(config_map: Object, bundle: bytes) -> Object:
+    return {**config_map, "data": {**(config_map.get("data") or {}), _FILE: bundle.decode()}}
+
+
+def _config_map(ref: ObjectRef) -> Object:
+    meta = {"name": ref.name, "namespace": ref.namespace, "labels": _LABELS}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}
+
+
+CONFIG_MAP = Publication(_roots, _with_roots, _config_map)
+"""In a ConfigMap under ``ca-bundle.crt``. Nobody renders it, so that nobody's sync empties it."""
+
+
+def roots_of(config_map: Object | None) -> bytes:
+    """The roots in a ConfigMap of this kind; empty where there are none."""
+    return b"".join(_roots(config_map))
 
 
 def last_writer(obj: dict[str, Any]) -> str:

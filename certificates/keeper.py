@@ -18,7 +18,7 @@ from datetime import datetime
 import structlog
 
 from certificates.authority import Policy, Step, Trust, View, decide, take
-from certificates.ca_bundle import Contest, bundles, last_writer, with_bundle
+from certificates.ca_bundle import WEBHOOKS, Contest, Publication, last_writer
 from certificates.live import LiveCertificate, utc_now
 from certificates.metrics import CertMetrics, Reloads, Written
 from certificates.secret import Held, read_held, write_held
@@ -64,6 +64,8 @@ class Kept:
     configuration: ObjectRef
     lease: ObjectRef | None = None
     """None: there is one replica, which always acts."""
+    publication: Publication = WEBHOOKS
+    """How the CAs stand in ``configuration``."""
 
 
 def parse_kept(secret: str, configuration: str, lease: str | None) -> Kept:
@@ -93,8 +95,11 @@ class Keeper:
         metrics: Reloads,
         cert_metrics: CertMetrics,
         clock: Clock | None = None,
+        on_held: Callable[[Held], None] = lambda _: None,
     ) -> None:
-        """``may_act`` tells whether this replica holds the Lease."""
+        """``may_act`` tells whether this replica holds the Lease; ``on_held`` hears at each look
+        what the Secret holds."""
+        self._on_held = on_held
         self._api = api
         self._kept = kept
         self._policy = policy
@@ -173,7 +178,9 @@ class Keeper:
     async def _configuration(self) -> tuple[Object | None, ApiServerError | None]:
         """The webhook configuration, or why it cannot be read, which is no reason not to renew."""
         try:
-            return await read(self._api, self._kept.configuration), None
+            found = await read(self._api, self._kept.configuration)
+            absent = self._kept.publication.absent
+            return found or (absent(self._kept.configuration) if absent else None), None
         except ApiServerError as error:
             return None, error
 
@@ -183,6 +190,7 @@ class Keeper:
         if held is None or held.leaf is None:
             return ""
         if held.signer is not None:
+            self._on_held(held)
             self._remembered = held
             self._cert_metrics.ca_expires(held.signer.certificate.not_valid_after_utc)
         problem = validity_problem(held.leaf, self._clock.now())
@@ -209,7 +217,7 @@ class Keeper:
 
         ``blind``: what clients trust is not known, so that no CA can be made or changed over to.
         """
-        found = bundles(configuration)
+        found = self._kept.publication.bundles(configuration)
         view = View(
             held=held,
             bundles=found,
@@ -246,7 +254,7 @@ class Keeper:
         self, configuration: Object, bundle: bytes, found: tuple[bytes, ...]
     ) -> None:
         ref = self._kept.configuration
-        await write(self._api, ref, with_bundle(configuration, bundle))
+        await write(self._api, ref, self._kept.publication.with_bundle(configuration, bundle))
         self._cert_metrics.wrote("ca_bundle")
         ours, self._published = self._published, bundle
         if ours is None or all(each == ours for each in found):

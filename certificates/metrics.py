@@ -24,15 +24,15 @@ class Reloads(Protocol):
 class CertMetrics:
     """What is counted where the injector issues for itself; on the process's registry."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        """Register the metrics."""
+    def __init__(self, registry: CollectorRegistry, prefix: str = "proxy_inject") -> None:
+        """Register the metrics, whose names begin with ``prefix``."""
         self._ca_expiry = Gauge(
-            "proxy_inject_ca_expiry_timestamp_seconds",
+            f"{prefix}_ca_expiry_timestamp_seconds",
             "When the CA that signs the serving certificate expires, as Unix time.",
             registry=registry,
         )
         self._writes = Counter(
-            "proxy_inject_certificate_writes",
+            f"{prefix}_certificate_writes",
             "CAs and serving certificates issued, and times the caBundles were written, here.",
             ("what",),
             registry=registry,
@@ -40,18 +40,18 @@ class CertMetrics:
         for what in ("ca", "certificate", "ca_bundle"):
             self._writes.labels(what)
         self._holder = Gauge(
-            "proxy_inject_certificate_lease_held",
+            f"{prefix}_certificate_lease_held",
             "1 on the replica that looks after certificates.",
             registry=registry,
         )
         self._failing = Gauge(
-            "proxy_inject_certificate_failing",
+            f"{prefix}_certificate_failing",
             "1 while this replica cannot read or renew the certificates; its log says why.",
             registry=registry,
         )
 
         self._away = Gauge(
-            "proxy_inject_was_away_seconds",
+            f"{prefix}_was_away_seconds",
             "For how long no replica ran, before this one took over; 0 where some always did.",
             registry=registry,
         )

@@ -14,6 +14,7 @@ from certificates.keeper import Clock, Keeper, Kept
 from certificates.lease import Lease
 from certificates.live import LiveCertificate
 from certificates.metrics import CertMetrics, Reloads
+from certificates.secret import Held
 from kubeapi.client import METADATA, METADATA_LIST, ApiServer
 from kubeapi.objects import ObjectRef
 from kubeapi.reflector import Collection, Reflector
@@ -34,9 +35,12 @@ def work_of_replica(
     *,
     name: str,
     clock: Clock | None = None,
+    on_held: Callable[[Held], None] = lambda _: None,
+    prefix: str = "proxy_inject",
 ) -> Mapping[str, Work]:
-    """Everything that has to run, by its name for the log. ``name`` is the replica's."""
-    cert_metrics = CertMetrics(metrics.registry)
+    """Everything that has to run, by its name for the log. ``name`` is the replica's; ``prefix``
+    begins the metrics' names."""
+    cert_metrics = CertMetrics(metrics.registry, prefix)
     lease = Lease(api, kept.lease, name) if kept.lease else None
     keeper = Keeper(
         api,
@@ -47,6 +51,7 @@ def work_of_replica(
         metrics=metrics,
         cert_metrics=cert_metrics,
         clock=clock,
+        on_held=on_held,
     )
     work: dict[str, Work] = {"certificates": keeper.run}
     for ref in (kept.secret, kept.configuration):

@@ -123,8 +123,13 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def issue_authority(now: datetime, lifetime: timedelta = CA_LIFETIME) -> Authority:
-    """A new CA (ECDSA P-256), valid for ``lifetime`` from ``now`` (an aware datetime)."""
+def issue_authority(
+    now: datetime, lifetime: timedelta = CA_LIFETIME, path_length: int = 0
+) -> Authority:
+    """A new CA (ECDSA P-256), valid for ``lifetime`` from ``now`` (an aware datetime).
+
+    ``path_length`` is how many CAs may stand between it and what it leads to.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = _common_name(CA_NAME)
     certificate = (
@@ -132,7 +137,7 @@ def issue_authority(now: datetime, lifetime: timedelta = CA_LIFETIME) -> Authori
         .issuer_name(name)
         .not_valid_before(now - BACKDATED)
         .not_valid_after(now + lifetime)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
     )

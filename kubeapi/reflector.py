@@ -95,8 +95,16 @@ class _WatchEvent(msgspec.Struct, frozen=True):
 class Reflector(Generic[K, V]):
     """The objects that are known; `run` keeps them so. They may be read from other threads."""
 
-    def __init__(self, api: ApiServer, collection: Collection[K, V], observer: Observer) -> None:
-        """Nothing is known before `run` has made its first list."""
+    def __init__(
+        self,
+        api: ApiServer,
+        collection: Collection[K, V],
+        observer: Observer,
+        changed: Callable[[K, V | None], None] | None = None,
+    ) -> None:
+        """Nothing is known before `run` has made its first list. ``changed`` hears of each object
+        that is not as it was, with what is kept of it now; None: it is gone."""
+        self._changed = changed
         self._api = api
         self._collection = collection
         self._observer = observer
@@ -181,7 +189,14 @@ class Reflector(Generic[K, V]):
             if not page.metadata.continue_:
                 break
             params["continue"] = page.metadata.continue_
-        self._known, self._version = found, page.metadata.resource_version
+        before, self._known = self._known, found
+        self._version = page.metadata.resource_version
+        if self._changed is not None:
+            for key in before.keys() - found.keys():
+                self._changed(key, None)
+            for key, value in found.items():
+                if key not in before or before[key] != value:
+                    self._changed(key, value)
         self._observer.in_touch(len(found))
         if not self._listed:
             _log.info(f"{wanted.what} listed", known=len(found))
@@ -207,12 +222,19 @@ class Reflector(Generic[K, V]):
             raise ApiServerError(f"the watch ended: {status.message}", status=status.code)
         meta = _decode(bytes(event.object), _Object).metadata
         if event.type in ("ADDED", "MODIFIED") and meta.name:
-            key, value = self._read(event.object)
-            self._known[key] = value
+            self._put(*self._read(event.object))
         elif event.type == "DELETED" and meta.name:
-            self._known.pop(self._read(event.object)[0], None)
+            key = self._read(event.object)[0]
+            if self._known.pop(key, None) is not None and self._changed is not None:
+                self._changed(key, None)
         # A BOOKMARK is nothing but the version.
         self._version = meta.resource_version or self._version
+
+    def _put(self, key: K, value: V) -> None:
+        before = self._known.get(key)
+        self._known[key] = value
+        if self._changed is not None and before != value:
+            self._changed(key, value)
 
     def _read(self, content: msgspec.Raw) -> tuple[K, V]:
         try:

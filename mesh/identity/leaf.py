@@ -6,6 +6,7 @@ Source: SPIFFE's X.509-SVID specification (one URI in the SAN; digitalSignature;
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -86,13 +87,36 @@ def sign(
     now: datetime,
     lifetime: timedelta = LIFETIME,
 ) -> bytes:
-    """The certificate and its chain, as PEM; it ends no later than the issuer's own."""
-    authority = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    """A pod's certificate and its chain, as PEM; it ends no later than the issuer's own."""
     names: list[x509.GeneralName] = [
         x509.UniformResourceIdentifier(identity.uri),
         x509.DNSName(identity.dns),
     ]
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    return _signed(issuer, key, names, usages, (now, lifetime))
+
+
+def sign_server(
+    issuer: Issuer,
+    key: ec.EllipticCurvePublicKey,
+    names: Sequence[str],
+    now: datetime,
+    lifetime: timedelta = LIFETIME,
+) -> bytes:
+    """The certificate of a server of the mesh itself, for these DNS names, with its chain."""
+    sans = [x509.DNSName(name) for name in names]
+    return _signed(issuer, key, sans, [ExtendedKeyUsageOID.SERVER_AUTH], (now, lifetime))
+
+
+def _signed(
+    issuer: Issuer,
+    key: ec.EllipticCurvePublicKey,
+    names: Sequence[x509.GeneralName],
+    usages: Sequence[x509.ObjectIdentifier],
+    life: tuple[datetime, timedelta],
+) -> bytes:
+    now, lifetime = life
+    authority = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
     leaf = (
         x509.CertificateBuilder()
         # No name: it would have to be cut to 64 characters, and nobody goes by it.

@@ -16,7 +16,6 @@ import structlog
 from cyclopts import Parameter
 
 from cni_plugin.agent.metrics import InstallMetrics, Metrics, TaintMetrics
-from cni_plugin.agent.metrics_server import MetricsServer
 from cni_plugin.agent.server import DEFAULT_SOCKET, Agent, AgentSettings
 from cni_plugin.dataplane.backends import Mode, choose
 from cni_plugin.dataplane.expected import Expected, RememberingBackend
@@ -37,6 +36,7 @@ from meshgraft.commands._cni_install import InstallFlags, install_settings, plug
 from meshgraft.commands._cni_repair import RepairFlags, repair_parts
 from process.heap import settle
 from process.logs import LogFormat, LogLevel, configure
+from process.metrics_server import MetricsServer
 from process.threads import Background, Part
 
 _DAEMONSET = "linkerd-cni"

@@ -10,9 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-
-from cni_plugin.agent.metrics import Metrics
+from typing import Any, Protocol
 
 MAX_CONNECTIONS = 32
 
@@ -20,11 +18,18 @@ Check = Callable[[], Sequence[str]]
 """What is wrong now, one sentence each; nothing where all is well."""
 
 
+class Exposed(Protocol):
+    """Metrics that can be shown."""
+
+    def expose(self, accept: str) -> tuple[bytes, str]:
+        """Text in the format that the scraper asked for, and its content type."""
+
+
 class MetricsServer:
     """Serves /metrics, /livez and /readyz in a thread; ``port`` 0 takes a free one."""
 
     def __init__(
-        self, host: str, port: int, metrics: Metrics, *, live: Check, ready: Check
+        self, host: str, port: int, metrics: Exposed, *, live: Check, ready: Check
     ) -> None:
         """Bind at once, so that an address in use is an error at the start.
 
@@ -106,7 +111,7 @@ class _IPv6Server(_Server):
     address_family = socket.AF_INET6
 
 
-def _handler(metrics: Metrics, checks: dict[str, Check]) -> type[BaseHTTPRequestHandler]:
+def _handler(metrics: Exposed, checks: dict[str, Check]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
         """Seconds after which a silent client is dropped."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cni_plugin.agent.metrics import Metrics
-from cni_plugin.agent.metrics_server import MAX_CONNECTIONS, MetricsServer
+from process.metrics_server import MAX_CONNECTIONS, MetricsServer
 from tests.cni_plugin.shim_support import wait_until
 
 

@@ -37,6 +37,10 @@ _LEVELS: dict[LogLevel, int] = {
 _CHATTY = ("httpx2", "httpcore2", "watchfiles")
 
 
+_INDISCREET = ("hpack", "grpclib")
+"""They log the headers of each call at level debug, bearer tokens among them."""
+
+
 def configure(
     log_format: LogFormat = "json", level: LogLevel = "info", stream: TextIO | None = None
 ) -> None:
@@ -60,6 +64,8 @@ def configure(
         )
     )
     logging.basicConfig(handlers=[handler], level=_LEVELS[level], force=True)
+    for name in _INDISCREET:
+        logging.getLogger(name).setLevel(logging.WARNING)
     for name in _CHATTY:
         # One line for each request is what they call information.
         logging.getLogger(name).setLevel(logging.WARNING if level != "debug" else logging.DEBUG)

@@ -34,6 +34,7 @@ from vocabulary.annotations.redirect import (
     parse_redirect,
 )
 from vocabulary.defaults import INBOUND_PORT, OUTBOUND_PORT
+from vocabulary.mesh import ENABLED, MESH_ANNOTATION
 
 T = TypeVar("T")
 
@@ -70,6 +71,8 @@ class Redirected:
     redirect: Redirect
     reason: Reason
     warnings: tuple[str, ...] = ()
+    in_mesh: bool = False
+    """Whether the pod's proxy gets its identity and its destinations from the mesh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,11 @@ def decide(
 
 def _annotated(annotations: Mapping[str, str], args: PodArgs) -> Redirected:
     try:
-        return Redirected(parse_redirect(annotations[ANNOTATION]), Reason.REDIRECT_ANNOTATION)
+        return Redirected(
+            parse_redirect(annotations[ANNOTATION]),
+            Reason.REDIRECT_ANNOTATION,
+            in_mesh=annotations.get(MESH_ANNOTATION) == ENABLED,
+        )
     except BadRedirect as error:
         raise CniError(Code.BAD_CONFIG, f"pod {args}: annotation {error}") from error
 

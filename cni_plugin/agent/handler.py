@@ -49,6 +49,8 @@ class Answer:
     pod: str = ""
     uid: str = ""
     """Of the pod, where the runtime said it."""
+    proxy_uid: int | None = None
+    """The user of the pod's proxy, where that is to reach the mesh's relay; else None."""
     reason: str = ""
     """A `decide.Reason`, or ``code-N`` for an error."""
     error: str = ""
@@ -66,6 +68,7 @@ class _Came:
     reason: str = ""
     error: str = ""
     warnings: tuple[str, ...] = ()
+    proxy_uid: int | None = None
 
 
 @dataclass(slots=True)
@@ -147,6 +150,7 @@ def _answer(call: _Call, command: str, came: _Came) -> Answer:
         result=came.result,
         pod=str(call.pod),
         uid=call.pod.uid,
+        proxy_uid=came.proxy_uid,
         reason=came.reason,
         error=came.error,
         warnings=came.warnings,
@@ -200,7 +204,11 @@ def _add(call: _Call, netconf: NetConf) -> _Came:
         reason=decision.reason,
     )
     return _Came(
-        result=result, response=response, reason=decision.reason, warnings=decision.warnings
+        result=result,
+        response=response,
+        reason=decision.reason,
+        warnings=decision.warnings,
+        proxy_uid=decision.redirect.proxy_uid if decision.in_mesh else None,
     )
 
 

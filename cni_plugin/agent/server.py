@@ -84,8 +84,11 @@ class Agent:
         pods: PodSource,
         metrics: Metrics,
         expected: Expected | None = None,
+        on_meshed: Callable[[Answer, int], None] | None = None,
     ) -> None:
-        """``expected`` is told whose network namespace each ADD names."""
+        """``expected`` is told whose network namespace each ADD names; ``on_meshed``, before the
+        runtime has its answer, of each pod of the mesh whose rules are set."""
+        self._on_meshed = on_meshed
         self._settings = settings
         self._expected = expected
         self._backend = backend
@@ -308,6 +311,8 @@ class Agent:
     def _remember(self, answer: Answer, netns_fd: int) -> None:
         if self._expected is not None and answer.uid:
             self._expected.live_in(answer.uid, netns_fd)
+        if self._on_meshed is not None and answer.proxy_uid is not None:
+            self._on_meshed(answer, netns_fd)
 
     def _report(self, answer: Answer, seconds: float) -> None:
         self._metrics.answered(answer, self._backend.name, seconds)

@@ -20,11 +20,7 @@ from mesh.translate.types import CLUSTER, ENDPOINTS, ROUTES
 from mesh.xds.messages import Key, Resource, digest
 from mesh.xds.store import Store
 from mesh.xds.view import View
-from vocabulary.mesh import INBOUND_ROUTES, OUTBOUND_ROUTES
-
-ALIASES = "meshgraft.io/Aliases"
-"""By a pod's uid, which names mean something else to it: JSON, for the relay."""
-
+from vocabulary.mesh import ALIASES, INBOUND_ROUTES, OUTBOUND_ROUTES
 
 _Name = Ref | str
 _Index = defaultdict[_Name, set[Key]]

@@ -88,9 +88,13 @@ class OwnRoot:
         """What the Secret holds, at each look."""
         self._held = held
 
+    def root(self) -> Authority | None:
+        """The root that signs now."""
+        return self._held.signer if self._held else None
+
     def issuer(self) -> Issuer | None:
         """As `Signer`: an intermediate of the root that signs now."""
-        root = self._held.signer if self._held else None
+        root = self.root()
         if root is None:
             return None
         issuer, now = self._issuer, self._clock()

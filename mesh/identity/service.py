@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
-from grpclib.server import Stream
+from grpclib.server import Server, Stream
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from certificates.x509 import CertificateError
@@ -22,6 +22,7 @@ from mesh.identity.pods import KnownPod, Pods
 from mesh.rpc.callers import Caller, Callers, StrangerError
 from mesh.rpc.identity import SIGN_POD, SIGN_SERVER, PodRequest, ServerRequest, Signed
 from mesh.rpc.refusals import Refusals
+from mesh.xds.rpc import Codec
 
 _log = structlog.get_logger()
 
@@ -91,6 +92,10 @@ class IdentityService:
                 functools.partial(self._answer, self.sign_server), unary, ServerRequest, Signed
             ),
         }
+
+    def server(self) -> Server:
+        """A server of this service alone."""
+        return Server([self], codec=Codec())
 
     async def _answer(self, work: Callable[..., Any], stream: Stream[Any, Signed]) -> None:
         request = await stream.recv_message()

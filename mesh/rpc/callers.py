@@ -140,13 +140,12 @@ class TokenCallers:
 
 
 class OfflineCallers:
-    """`Callers` without a cluster: the token is the node's name. For trials on one machine."""
-
-    def __init__(self, namespace: str, account: str) -> None:
-        """Everybody is this service account."""
-        self._namespace = namespace
-        self._account = account
+    """`Callers` without a cluster: a token is believed to be ``NAMESPACE/ACCOUNT/NODE``. For trials
+    on one machine."""
 
     async def who(self, metadata: Mapping[str, Any]) -> Caller:
         """As `Callers`."""
-        return Caller(self._namespace, self._account, token_of(metadata))
+        parts = token_of(metadata).split("/")
+        if len(parts) != 3:
+            raise StrangerError("a token for trials is NAMESPACE/ACCOUNT/NODE")
+        return Caller(*parts)

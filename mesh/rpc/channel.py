@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,9 +13,6 @@ from grpclib.config import Configuration
 from mesh.xds.rpc import Codec
 from vocabulary.errors import MeshgraftError
 
-Roots = Callable[[], bytes]
-"""The roots to trust at this moment, PEM; empty where there are none yet."""
-
 
 class NotReadyError(MeshgraftError):
     """A call cannot be made yet; the text says what is missing."""
@@ -24,15 +21,24 @@ class NotReadyError(MeshgraftError):
 class Peer:
     """A server of the mesh, by its Service's address."""
 
-    def __init__(self, address: str, roots: Roots, token_file: Path, server_name: str = "") -> None:
+    def __init__(
+        self, address: str, roots_file: Path, token_file: Path, server_name: str = ""
+    ) -> None:
         """``address`` is HOST:PORT; ``server_name`` is what its certificate must say, where that is
-        not the host."""
+        not the host. Both files are read at each call."""
         host, _, port = address.rpartition(":")
         self.address = address
         self._host, self._port = host.strip("[]"), int(port)
-        self._roots = roots
+        self._roots_file = roots_file
         self._token_file = token_file
         self._server_name = server_name or self._host
+
+    def roots(self) -> bytes:
+        """Whom to trust at this moment, PEM; empty where that is not known yet."""
+        try:
+            return self._roots_file.read_bytes()
+        except OSError:
+            return b""
 
     @asynccontextmanager
     async def __call__(self) -> AsyncIterator[tuple[Channel, Mapping[str, str]]]:
@@ -41,7 +47,7 @@ class Peer:
         Raises:
             NotReadyError: there are no roots yet, or no token.
         """
-        context = client_context(self._roots())
+        context = client_context(self.roots())
         try:
             token = self._token_file.read_text().strip()
         except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 from google.protobuf.message import DecodeError
@@ -30,6 +30,7 @@ _M = declare(
 )
 
 
+@dataclass(frozen=True)
 class _Message:
     """Encodes and decodes itself, field by field."""
 
@@ -37,8 +38,8 @@ class _Message:
 
     def encode(self) -> bytes:
         """As it goes over the wire."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}  # type: ignore[attr-defined]
-        return bytes(_M[self._of](**fields).SerializeToString())
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return bytes(_M[self._of](**values).SerializeToString())
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -52,7 +53,7 @@ class _Message:
             message.ParseFromString(data)
         except DecodeError as error:
             raise MessageError(f"not a {cls._of} of identity: {error}") from error
-        return cls(**{name: getattr(message, name) for name in cls.__dataclass_fields__})  # type: ignore[attr-defined]
+        return cls(**{each.name: getattr(message, each.name) for each in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,17 @@ import structlog
 from grpclib.client import Channel, Stream, StreamStreamMethod
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
-from mesh.xds.messages import METHOD, MessageError, Request, Response
+from mesh.xds.messages import METHOD, Request, Response
 from mesh.xds.subscriptions import Subscriptions
 from process.backoff import Backoff
+from vocabulary.errors import MeshgraftError
 
 _log = structlog.get_logger()
 
 Connect = Callable[[], AbstractAsyncContextManager[tuple[Channel, Mapping[str, str]]]]
 """A channel with `mesh.xds.rpc.Codec`, and what goes with the call: a token, say."""
 
-_FAILURES = (GRPCError, ProtocolError, StreamTerminatedError, MessageError, OSError)
+_FAILURES = (GRPCError, ProtocolError, StreamTerminatedError, MeshgraftError, OSError)
 
 
 class Upstream:

@@ -29,6 +29,9 @@ _M = declare(
             "version": (1, STRING),
             "resource": (2, MESSAGE, "Any"),
             "name": (3, STRING),
+            # Ours, between control and relay: numbers that Envoy's message does not have.
+            "follows": (1000, MESSAGE | REPEATED, "Version"),
+            "source": (1001, STRING),
         },
         "Version": {"key": (1, STRING), "value": (2, STRING)},
         "Request": {
@@ -87,6 +90,15 @@ class Resource:
         message.resource.type_url = self.key.type_url
         message.resource.value = self.value
         return bytes(message.SerializeToString())
+
+    @cached_property
+    def whole(self) -> bytes:
+        """The same with what a relay needs to serve it on: what follows it, and its source."""
+        message = _M["Resource"](source=self.source)
+        for key in self.follows:
+            message.follows.add(key=key.type_url, value=key.name)
+        # Two encodings of one message, one after the other, are one of both (protobuf's merging).
+        return self.encoded + bytes(message.SerializeToString())
 
     def renamed(self, name: str) -> Resource:
         """The same under another name, by which another client asks for it."""
@@ -150,13 +162,15 @@ class Response:
     nonce: str
     resources: tuple[Resource, ...] = ()
     removed: tuple[str, ...] = ()
+    whole: bool = False
+    """Whether the client is a relay, which serves the resources on."""
 
     def encode(self) -> bytes:
         """As it goes over the wire."""
         message = _M["Response"](
             type_url=self.type_url,
             nonce=self.nonce,
-            resources=[resource.encoded for resource in self.resources],
+            resources=[one.whole if self.whole else one.encoded for one in self.resources],
             removed=self.removed,
         )
         return bytes(message.SerializeToString())
@@ -180,7 +194,8 @@ class Response:
 def _resource(data: bytes) -> Resource:
     message = _parsed("Resource", data)
     key = Key(message.resource.type_url, message.name)
-    return Resource(key, message.version, message.resource.value)
+    follows = tuple(Key(each.key, each.value) for each in message.follows)
+    return Resource(key, message.version, message.resource.value, follows, message.source)
 
 
 def _parsed(name: str, data: bytes) -> Any:

@@ -27,9 +27,15 @@ class DeltaService:
     """The service, as grpclib takes it. It counts; whoever has metrics reads the counts."""
 
     def __init__(
-        self, opener: Opener, on_refused: Callable[[Refusal], None] = lambda _: None
+        self,
+        opener: Opener,
+        on_refused: Callable[[Refusal], None] = lambda _: None,
+        *,
+        whole: bool = False,
     ) -> None:
-        """``on_refused`` hears of each resource that a client would not take."""
+        """``on_refused`` hears of each resource that a client would not take; ``whole`` is for
+        clients that are relays."""
+        self._whole = whole
         self._open = opener
         self._on_refused = on_refused
         self.streams = 0
@@ -48,7 +54,7 @@ class DeltaService:
     async def _serve(self, stream: Stream[Request, Response]) -> None:
         source = await self._open(stream.metadata or {})
         news = asyncio.Event()
-        session = Session(source, on_refused=self._on_refused, wake=news.set)
+        session = Session(source, on_refused=self._on_refused, wake=news.set, whole=self._whole)
         self.streams += 1
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -65,8 +65,10 @@ class Session:
         *,
         on_refused: Callable[[Refusal], None] = lambda _: None,
         wake: Callable[[], None] = lambda: None,
+        whole: bool = False,
     ) -> None:
-        """``wake`` is called when there may be something to send."""
+        """``wake`` is called when there may be something to send; ``whole`` is for a relay."""
+        self._whole = whole
         self._source = source
         self._on_refused = on_refused
         self.wake = wake
@@ -202,4 +204,10 @@ class Session:
                 other = self._types.get(key.type_url)
                 if other is not None and key.name in other.subscribed:
                     other.due[key.name] = True
-        return Response(type_url=type_url, nonce=nonce, resources=resources, removed=removed)
+        return Response(
+            type_url=type_url,
+            nonce=nonce,
+            resources=resources,
+            removed=removed,
+            whole=self._whole,
+        )

@@ -34,13 +34,13 @@ from kubeapi.config import in_cluster, load_config
 from meshgraft._errors import CommandError
 from meshgraft.commands._cni_install import InstallFlags, install_settings, plugin_entry
 from meshgraft.commands._cni_repair import RepairFlags, repair_parts
+from meshgraft.commands._cni_sockets import socket_keeper
 from process.heap import settle
 from process.logs import LogFormat, LogLevel, configure
 from process.metrics_server import MetricsServer
 from process.threads import Background, Part
 
 _DAEMONSET = "linkerd-cni"
-_WAKE_SECONDS = 1.0
 _WAKE_SECONDS = 1.0
 _NOT_INSTALLING = InstallFlags()
 _NOT_REPAIRING = RepairFlags()
@@ -61,6 +61,7 @@ class _Flags:
     daemonset: tuple[str, str] | None
     """Namespace and name."""
     startup_taint: str | None
+    relay: Path | None
     repair: RepairFlags
     entry: Mapping[str, Any]
     """The plugin's, as ADDs have it."""
@@ -77,6 +78,7 @@ def cni_agent(
     install: InstallFlags = _NOT_INSTALLING,
     daemonset: str | None = None,
     startup_taint: str | None = None,
+    relay_socket: Path | None = None,
     repair: RepairFlags = _NOT_REPAIRING,
     log_format: LogFormat = "json",
     log_level: LogLevel = "info",
@@ -104,6 +106,9 @@ def cni_agent(
         of POD_NAMESPACE; without either, everything stays in place.
     startup_taint
         Key of a taint that is removed from this node once the agent is ready.
+    relay_socket
+        Where the mesh's relay on this node listens; the sockets by which pods' proxies reach it are
+        handed over there. Default: there is no mesh.
     log_format
         One JSON object a line, or text for people.
     log_level
@@ -126,6 +131,7 @@ def cni_agent(
         installation=install_settings(install, socket, namespace) if install.install else None,
         daemonset=_daemonset(daemonset, namespace),
         startup_taint=startup_taint or None,
+        relay=relay_socket,
         repair=repair,
         entry=plugin_entry(install, socket, namespace),
     )
@@ -165,10 +171,13 @@ def _run(flags: _Flags) -> None:
             stack.callback(api.stop)
         expected = Expected()
         backend = RememberingBackend(choose(flags.iptables_mode), expected)
-        agent = Agent(AgentSettings(flags.socket), backend, pods, metrics, expected)
+        keeper, on_meshed = socket_keeper(flags.relay, pods, expected, flags.repair.netns_dir)
+        agent = Agent(AgentSettings(flags.socket), backend, pods, metrics, expected, on_meshed)
         beside = repair_parts(
             flags.repair, backend, expected, pods, flags.entry, api, metrics.registry
         )
+        if keeper is not None:
+            beside = [*beside, Part("sockets", keeper.run)]
         node = _NodeAgent(flags, api, agent, metrics, pods, beside)
         port = None
         if flags.metrics_listen is not None:

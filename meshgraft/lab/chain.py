@@ -33,6 +33,8 @@ class Attachment:
     annotations: Mapping[str, str] | None = None
     """None for a runtime that does not hand annotations over."""
     ifname: str = "eth0"
+    pod_uid: str = ""
+    """Empty for a runtime that does not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,5 +168,6 @@ class Chain:
                 f"IgnoreUnknown=1;K8S_POD_NAMESPACE={attachment.pod_namespace};"
                 f"K8S_POD_NAME={attachment.pod_name};"
                 f"K8S_POD_INFRA_CONTAINER_ID={attachment.container_id}"
+                + (f";K8S_POD_UID={attachment.pod_uid}" if attachment.pod_uid else "")
             ),
         }

@@ -59,8 +59,13 @@ class LabPod:
 class Lab:
     """A node's namespace with a bridge, the agent, and the pods that were attached so far."""
 
-    def __init__(self, stack: contextlib.ExitStack, folder: Path, mode: str) -> None:
-        """Make the node and start the agent; ``stack`` takes both away."""
+    def __init__(
+        self, stack: contextlib.ExitStack, folder: Path, mode: str, *, mesh: bool = False
+    ) -> None:
+        """Make the node and start the agent; ``stack`` takes both away. With ``mesh`` the agent
+        opens the sockets of a relay, which listens at `relay_socket`."""
+        self.relay_socket = folder / "relay.sock"
+        relay = self.relay_socket if mesh else None
         self._stack = stack
         self.folder = folder
         self.node = self._namespace("node")
@@ -72,6 +77,7 @@ class Lab:
                 *("--socket", str(self.socket)),
                 *("--iptables-mode", mode),
                 *("--metrics-listen", "127.0.0.1:0"),
+                *(("--relay-socket", str(relay)) if relay else ()),
             ],
             folder / "agent.log",
             # In a pod (a CI runner's) the agent would ask that cluster about pretended pods.
@@ -87,7 +93,12 @@ class Lab:
         )
 
     def pod(
-        self, name: str, annotations: Mapping[str, str] | None, *, namespace: str = "lab"
+        self,
+        name: str,
+        annotations: Mapping[str, str] | None,
+        *,
+        namespace: str = "lab",
+        uid: str = "",
     ) -> LabPod:
         """Attach a pod that carries these annotations to the network, as a runtime does.
 
@@ -101,10 +112,16 @@ class Lab:
             pod_namespace=namespace,
             pod_name=name,
             annotations=annotations,
+            pod_uid=uid,
         )
         result, runs = self.chain.add(attachment)
         self._stack.callback(self.chain.delete, attachment, result)
         return LabPod(name, netns, attachment, result, runs)
+
+    def remove(self, pod: LabPod) -> None:
+        """Take a pod away before the lab's end, as a runtime does: DEL, and its namespace."""
+        self.chain.delete(pod.attachment, pod.result)
+        pod.netns.close()
 
     def log(self, name: str) -> Path:
         """Where a program of the lab may write its log."""
@@ -117,13 +134,15 @@ class Lab:
 
 
 @contextlib.contextmanager
-def running_lab(mode: Literal["auto", "nft", "legacy"] = "auto") -> Iterator[Lab]:
+def running_lab(
+    mode: Literal["auto", "nft", "legacy"] = "auto", *, mesh: bool = False
+) -> Iterator[Lab]:
     """A lab for the length of the block; all of it is taken away again, also upon an error."""
     sweep()
     with contextlib.ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="meshgraft-lab-"))
         stack.callback(shutil.rmtree, folder)
-        yield Lab(stack, folder, mode)
+        yield Lab(stack, folder, mode, mesh=mesh)
 
 
 def sweep() -> None:

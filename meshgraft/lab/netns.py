@@ -35,9 +35,11 @@ class Netns:
             raise
 
     def close(self) -> None:
-        """Take the namespace away; its links and rules go with it."""
-        os.close(self.fd)
-        _run("ip", "netns", "del", self.name)
+        """Take the namespace away, if it is still there; its links and rules go with it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+            _run("ip", "netns", "del", self.name)
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:

@@ -12,13 +12,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from mesh.control.catalog import ALIASES, Catalog
+from mesh.control.catalog import Catalog
 from mesh.model.values import Endpoint, EndpointSlice, Ref, Service, ServicePort, Workload
 from mesh.model.world import Touched, World
 from mesh.translate.types import CLUSTER, ENDPOINTS, ROUTES
 from mesh.xds.messages import Key
 from mesh.xds.view import View
 from vocabulary.annotations.redirect import PortRange
+from vocabulary.mesh import ALIASES
 
 SERVICES = [Ref("shop", name) for name in "ab"]
 ADDRESSES = ["10.96.0.1", "10.96.0.2"]

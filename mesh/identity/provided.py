@@ -9,11 +9,11 @@ from datetime import timedelta
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from certificates.ca_bundle import CONFIG_MAP
 from certificates.live import LiveCertificate, utc_now
 from certificates.x509 import CertificateError, KeyPair, ServingCert, check_pair, key_pem
 from kubeapi.client import ApiServer, ApiServerError
-from kubeapi.objects import ObjectRef, read, write
+from kubeapi.objects import ObjectRef
+from mesh.identity.copies import publish_roots
 from mesh.identity.issuers import ProvidedIssuer
 from mesh.identity.leaf import sign_server
 from process.files import FileError
@@ -37,7 +37,8 @@ async def keep_provided(
             changed = issuer.reload()
             if changed or _is_old(live):
                 live.use(_serving(issuer, names))
-            await _publish(api, config_map, issuer.roots())
+            if await publish_roots(api, config_map, issuer.roots()):
+                _log.info("roots published", configMap=str(config_map))
         except (FileError, CertificateError, ApiServerError) as error:
             _log.warning("the provided issuer cannot be looked after", error=str(error))
         await asyncio.sleep(_LOOK_SECONDS)
@@ -55,14 +56,3 @@ def _serving(issuer: ProvidedIssuer, names: Sequence[str]) -> ServingCert:
     key = ec.generate_private_key(ec.SECP256R1())
     chain = sign_server(signer, key.public_key(), names, utc_now(), _SERVING)
     return check_pair(KeyPair(chain, key_pem(key)), "the provided issuer")
-
-
-async def _publish(api: ApiServer, ref: ObjectRef, roots: bytes) -> None:
-    found = await read(api, ref)
-    if found is None:
-        absent = CONFIG_MAP.absent
-        assert absent is not None  # noqa: S101, a ConfigMap can be made
-        found = absent(ref)
-    if CONFIG_MAP.bundles(found) != (roots,):
-        await write(api, ref, CONFIG_MAP.with_bundle(found, roots))
-        _log.info("roots published", configMap=str(ref))

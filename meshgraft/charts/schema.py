@@ -131,6 +131,22 @@ class _NodeProxy(_Chart, frozen=True):
     priority_class_name: str = ""
 
 
+class _Part(_Chart, frozen=True):
+    replicas: Count = 1
+    resources: Resources = Resources()
+
+
+class _Identity(_Part, frozen=True):
+    issuer: Literal["self", "provided"] = "self"
+    issuer_secret: str = ""
+
+
+class _Mesh(_Chart, frozen=True):
+    cni_namespace: Annotated[str, msgspec.Meta(min_length=1)] = "linkerd-cni"
+    control: _Part = _Part()
+    identity: _Identity = _Identity()
+
+
 class InjectorChart(Values, frozen=True, rename="camel", kw_only=True):
     """``deploy/charts/meshgraft``: the injector's settings, and what is the chart's alone."""
 
@@ -158,6 +174,7 @@ class InjectorChart(Values, frozen=True, rename="camel", kw_only=True):
     create_namespace: bool = False
     managed_by: str = ""
     node_proxy: _NodeProxy = _NodeProxy()
+    mesh: _Mesh = _Mesh()
     global_: Free = msgspec.field(default_factory=dict, name="global")
     """Helm hands it to a chart that is a part of another."""
 
@@ -170,6 +187,13 @@ class _Repair(_Chart, frozen=True):
 class _StartupTaint(_Chart, frozen=True):
     enabled: bool = False
     key: Annotated[str, msgspec.Meta(min_length=1)] = "meshgraft.io/cni-not-ready"
+
+
+class _CniMesh(_Chart, frozen=True):
+    enabled: bool = False
+    namespace: Annotated[str, msgspec.Meta(min_length=1)] = "meshgraft"
+    relay_metrics_port: Port = 9991
+    relay_resources: Resources = Resources()
 
 
 class CniChart(_Chart, frozen=True):
@@ -200,6 +224,7 @@ class CniChart(_Chart, frozen=True):
     agent_log_format: LogFormat = "json"
     repair: _Repair = _Repair()
     startup_taint: _StartupTaint = _StartupTaint()
+    mesh: _CniMesh = _CniMesh()
     image: Image = Image()
     image_pull_secrets: list[Free] = []
     priority_class_name: str = ""

@@ -39,7 +39,7 @@ def control(
     identity_name: str = "",
     roots_file: Path = ROOTS,
     token_file: Path = TOKEN,
-    relay: str = "linkerd-cni/meshgraft-relay",
+    relay: str = "linkerd-cni/linkerd-cni",
     audience: str = AUDIENCE,
     trust_domain_: str = "cluster.local",
     log_format: logs.LogFormat = "json",

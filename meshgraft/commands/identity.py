@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from certificates.replica import work_of_replica
 from kubeapi.client import ApiServer
 from kubeapi.objects import parse_ref
 from kubeapi.reading import CONFIG_MAPS, LEASES, SECRETS
+from mesh.identity.copies import keep_copies
 from mesh.identity.issuers import OwnRoot, ProvidedIssuer, Signer
 from mesh.identity.offline import OfflinePods, publish, trial_root
 from mesh.identity.pods import ApiPods, Pods
@@ -77,10 +78,11 @@ def identity(
     issuer_lease: str = "meshgraft/meshgraft-identity-issuer",
     issuer_dir: Path | None = None,
     roots_config_map: str = "meshgraft/meshgraft-trust-roots",
+    roots_copy: list[str] | None = None,
     service_name: str = "meshgraft-identity",
     control_name: str = "meshgraft-control",
     cluster_domain: str = "cluster.local",
-    relay: str = "linkerd-cni/meshgraft-relay",
+    relay: str = "linkerd-cni/linkerd-cni",
     audience: str = AUDIENCE,
     trust_domain_: str = "cluster.local",
     log_format: logs.LogFormat = "json",
@@ -110,6 +112,8 @@ def identity(
         A CA that somebody provides, instead: tls.crt, tls.key, and the roots in ca.crt.
     roots_config_map
         The ConfigMap in which the roots are published: NAMESPACE/NAME.
+    roots_copy
+        Another one, for pods of another namespace to mount; may be repeated.
     service_name
         The Service by which this is reached.
     control_name
@@ -153,6 +157,9 @@ def identity(
             parts = _provided(issuer_dir, api, kept, sans, live, audience)
         else:
             parts = _own(api, kept, sans, live, audience, registry)
+        copies = [parse_ref(each, CONFIG_MAPS) for each in roots_copy or ()]
+        roots = {"roots": partial(keep_copies, parts.signer, api, copies)}
+        parts = replace(parts, work={**parts.work, **roots})
     theirs = f"{control_name}.{namespace}.svc"
     names = (theirs, f"{theirs}.{cluster_domain}")
     servers = {control_name: (*names, *(("localhost",) if offline_objects else ()))}

@@ -26,6 +26,7 @@ def install(
     *,
     ha: Annotated[bool, _Switch] = False,
     linkerd_cni_enabled: Annotated[bool, _Switch] = False,
+    mesh: Annotated[bool, _Switch] = False,
     profile: ProfileName | None = None,
     webhook_failure_policy: Literal["Ignore", "Fail"] | None = None,
     controller_replicas: int | None = None,
@@ -45,6 +46,9 @@ def install(
         failurePolicy Fail.
     linkerd_cni_enabled
         The CNI plugin sets pods' traffic rules (install-cni), so that they need no NET_ADMIN.
+    mesh
+        The proxies prove who they are to each other (mTLS), and choose among a Service's endpoints.
+        Wants install-cni --mesh.
     profile
         Which proxy pods get. Default: envoy. With node, a proxy is installed on each node too.
     webhook_failure_policy
@@ -64,7 +68,10 @@ def install(
     ignore_cluster
         Ask no cluster.
     """
-    given = _given(linkerd_cni_enabled, profile, webhook_failure_policy, controller_replicas)
+    cni = linkerd_cni_enabled or mesh
+    given = _given(cni, profile, webhook_failure_policy, controller_replicas)
+    if mesh:
+        given["meshgraft"] = {**given.get("meshgraft", {}), "mesh": {"enabled": True}}
     if linkerd_namespace:
         given["linkerdNamespace"] = linkerd_namespace
     preset = read_values(chart_dir("meshgraft") / "values-ha.yaml") if ha else {}

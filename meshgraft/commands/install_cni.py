@@ -60,6 +60,8 @@ class CniFlags:
     """How: into the configuration's own file, or as a file beside it. Default: rewrite."""
     priority_class_name: str | None = None
     """Priority class of the agent. Default: system-node-critical."""
+    mesh: Annotated[bool, _Switch] = False
+    """A relay on each node, for install --mesh."""
     use_wait_flag: Annotated[bool, _Switch] = False
     """Accepted for Linkerd's sake: there is no xtables lock to wait for here."""
     linkerd_version: Annotated[str | None, Parameter(alias="-v")] = None
@@ -108,6 +110,7 @@ def chart_values(cni: CniFlags) -> Tree:
         "cniMethod": cni.cni_method,
         "priorityClassName": cni.priority_class_name,
         "useWaitFlag": cni.use_wait_flag or None,
+        "mesh": {"enabled": True} if cni.mesh else None,
     }
     return _said(given)
 

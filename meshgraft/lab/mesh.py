@@ -19,7 +19,7 @@ NODE = "lab-node"
 _PARTS = ("identity", "control", "relay")
 _TOKENS = {
     "control": "meshgraft/meshgraft-control/anywhere",
-    "relay": f"linkerd-cni/meshgraft-relay/{NODE}",
+    "relay": f"linkerd-cni/linkerd-cni/{NODE}",
 }
 Object = dict[str, Any]
 

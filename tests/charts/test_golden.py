@@ -8,10 +8,14 @@ from meshgraft.charts.helm import Tree
 from meshgraft.charts.location import ChartName
 from tests.charts.support import CNI, HA, INJECTOR, golden, rendered
 
+MESH: Tree = {"cniEnabled": True, "meshgraft": {"mesh": {"enabled": True}}}
 GOLDEN: dict[str, tuple[ChartName, Tree, str]] = {
     "webhook.yaml": (INJECTOR, {}, "templates/mutatingwebhookconfiguration.yaml"),
     "deployment-ha.yaml": (INJECTOR, HA, "templates/deployment.yaml"),
     "cni-daemonset.yaml": (CNI, {}, "templates/daemonset.yaml"),
+    "cni-daemonset-mesh.yaml": (CNI, {"mesh": {"enabled": True}}, "templates/daemonset.yaml"),
+    "control-deployment.yaml": (INJECTOR, MESH, "templates/control-deployment.yaml"),
+    "identity-rbac.yaml": (INJECTOR, MESH, "templates/identity-rbac.yaml"),
     "node-proxy-daemonset.yaml": (
         INJECTOR,
         {"nodeProxy": {"enabled": True}},
@@ -22,12 +26,8 @@ GOLDEN: dict[str, tuple[ChartName, Tree, str]] = {
 
 def document(name: str) -> str:
     chart, values, template = GOLDEN[name]
-    (found,) = [
-        each
-        for each in rendered(chart, values).objects
-        if each.startswith(f"# Source: {chart}/{template}\n")
-    ]
-    return found
+    source = f"# Source: {chart}/{template}\n"
+    return "---\n".join(each for each in rendered(chart, values).objects if each.startswith(source))
 
 
 @pytest.mark.parametrize("name", GOLDEN)

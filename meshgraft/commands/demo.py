@@ -46,8 +46,10 @@ def demo(
                     report.say(f"- {reason}")
             else:
                 from meshgraft.demo.dataplane import show_dataplane
+                from meshgraft.demo.mesh import show_mesh
 
                 show_dataplane(report, patched, iptables_mode)
+                show_mesh(report, iptables_mode)
     except (LabError, httpx.HTTPError) as error:
         raise CommandError(f"the demo could not go on: {error}") from error
     except KeyboardInterrupt:

@@ -12,7 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from meshgraft.lab.lab import Lab, LabPod
+from injector.core.model import Namespace, Origin, Owner
+from injector.core.mutate import mutate
+from injector.core.values import decode_values
+from injector.profiles import get_profile
+from meshgraft.lab import LabError
+from meshgraft.lab.lab import Lab, LabPod, has_ipv6
 from meshgraft.lab.process import Process
 
 NODE = "lab-node"
@@ -150,3 +155,32 @@ def service_objects(
                 }
             )
     return found
+
+
+def meshed_pod(
+    annotations: Mapping[str, str] | None = None, values: Mapping[str, Any] | None = None
+) -> Object:
+    """A pod as the injector leaves it, in the mesh."""
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "app", "annotations": dict(annotations or {})},
+        "spec": {"containers": [{"name": "app", "image": "app"}]},
+    }
+    settings = {
+        "cniEnabled": True,
+        "disableIPv6": not has_ipv6(),
+        "meshgraft": {"mesh": {"enabled": True}},
+        **(values or {}),
+    }
+    outcome = mutate(
+        pod,
+        Namespace("lab", {"linkerd.io/inject": "enabled"}),
+        Owner("pod", "app"),
+        decode_values(settings),
+        get_profile("envoy"),
+        Origin("lab", additions=True),
+    )
+    if not outcome.injected:
+        raise LabError(f"the pod was not injected: {', '.join(outcome.warnings)}")
+    return outcome.patched

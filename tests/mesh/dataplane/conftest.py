@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,10 +19,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from grpclib.server import Server
 
-from injector.core.model import Namespace, Origin, Owner
-from injector.core.mutate import mutate
-from injector.core.values import decode_values
-from injector.profiles import get_profile
 from mesh.control.catalog import Catalog
 from mesh.identity.leaf import Identity, Issuer, sign
 from mesh.model.values import Endpoint, EndpointSlice, Ref, Service, ServicePort, Workload
@@ -35,7 +31,8 @@ from mesh.xds.session import Refusal
 from mesh.xds.store import Store, Watcher
 from mesh.xds.view import View
 from meshgraft.lab.envoy import Envoy, running_envoy
-from meshgraft.lab.lab import Lab, LabPod, has_ipv6, missing_requirements, running_lab
+from meshgraft.lab.lab import Lab, LabPod, missing_requirements, running_lab
+from meshgraft.lab.mesh import meshed_pod
 from meshgraft.lab.netns import Netns
 from tests.mesh.dataplane.sockets import listen_in
 
@@ -177,7 +174,7 @@ class Cluster:
         account: str | None = None,
     ) -> Meshed:
         """A pod in the mesh, ready."""
-        obj = patched_pod(annotations, values)
+        obj = meshed_pod(annotations, values)
         pod = self.lab.pod(name, obj["metadata"]["annotations"])
         secrets = Store()
         secrets.put(self.authority.secret(account or name))
@@ -250,34 +247,6 @@ class Cluster:
                 slice_ref, name, (ServicePort(port_name, target or port),), endpoints
             )
             self.change(partial(World.put_slice, ref=slice_ref, slice_=held))
-
-
-def patched_pod(
-    annotations: Mapping[str, str] | None = None, values: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """A pod as the injector leaves it, in the mesh."""
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "app", "annotations": dict(annotations or {})},
-        "spec": {"containers": [{"name": "app", "image": "app"}]},
-    }
-    settings = {
-        "cniEnabled": True,
-        "disableIPv6": not has_ipv6(),
-        "meshgraft": {"mesh": {"enabled": True}},
-        **(values or {}),
-    }
-    outcome = mutate(
-        pod,
-        Namespace("lab", {"linkerd.io/inject": "enabled"}),
-        Owner("pod", "app"),
-        decode_values(settings),
-        get_profile("envoy"),
-        Origin("tests", additions=True),
-    )
-    assert outcome.injected, outcome.reasons
-    return outcome.patched
 
 
 def until(condition: Callable[[], T], seconds: float = 10.0) -> T:

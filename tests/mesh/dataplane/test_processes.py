@@ -11,8 +11,8 @@ import pytest
 from meshgraft.lab.apps import get, serving_app
 from meshgraft.lab.envoy import Envoy, running_envoy
 from meshgraft.lab.lab import Lab, LabPod, running_lab
-from meshgraft.lab.mesh import LabMesh, pod_object, service_objects
-from tests.mesh.dataplane.conftest import patched_pod, until
+from meshgraft.lab.mesh import LabMesh, meshed_pod, pod_object, service_objects
+from tests.mesh.dataplane.conftest import until
 from tests.mesh.dataplane.test_mesh import Traffic, pods_of
 
 WEB, PORT = "10.96.0.10", 8080
@@ -38,7 +38,7 @@ class Setup:
         until(lambda: pods_of(get(self.netns, WEB, PORT)).keys() <= {"web-0", "web-1"})
 
     def meshed(self, name: str) -> LabPod:
-        patched = patched_pod()
+        patched = meshed_pod()
         uid = f"uid-{name}"
         pod = self.lab.pod(name, patched["metadata"]["annotations"], uid=uid)
         self.mesh.put(pod_object(pod, patched, uid, name))
@@ -120,7 +120,7 @@ def test_nothing_secret_is_on_disk(setup: Setup) -> None:
 
 
 def test_a_pod_that_is_gone_lets_its_network_namespace_go(setup: Setup) -> None:
-    patched = patched_pod()
+    patched = meshed_pod()
     pod = setup.lab.pod("brief", patched["metadata"]["annotations"], uid="uid-brief")
     setup.mesh.put(pod_object(pod, patched, "uid-brief", "brief"))
     until(lambda: "lab/brief" in setup.lab.log("relay").read_text())

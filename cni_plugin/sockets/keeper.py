@@ -90,6 +90,8 @@ class SocketKeeper:
         self._connection: socket.socket | None = None
         self._news = threading.Event()
         self._complaint = ""
+        self._holding: frozenset[str] = frozenset()
+        """What the relay had when it was connected to."""
 
     def added(self, about: Opened, netns_fd: int) -> None:
         """A pod's rules are set: open its socket. The proxy may connect from now on, and is heard
@@ -151,6 +153,7 @@ class SocketKeeper:
             return
         self._complain("")
         self._connection = connection
+        self._holding = frozenset(holding.uids)
         with self._lock:
             for uid, pod in self._pods.items():
                 pod.delivered = uid in holding.uids
@@ -200,13 +203,23 @@ class SocketKeeper:
                 continue
             try:
                 with self._namespaces.opened(pod) as netns_fd:
-                    self.added(about, netns_fd)
+                    if have is None and about.uid in self._holding:
+                        self._note_held(about, netns_fd)
+                    else:
+                        self.added(about, netns_fd)
             except TakenError:
                 # The relay says it does not have it, so somebody in the pod does.
                 _log.warning("the relay's socket is taken", pod=str(pod))
             except (NetnsNotFoundError, DataplaneError) as error:
                 _log.debug("socket not opened yet", pod=str(pod), error=str(error))
         self._open_remembered()
+
+    def _note_held(self, about: Opened, netns_fd: int) -> None:
+        """The relay has it from an agent before us: all that is left is to see when it goes."""
+        status = os.fstat(netns_fd)
+        home = (status.st_dev, status.st_ino)
+        with self._lock:
+            self._pods[about.uid] = _Pod(about, home, delivered=True, seen=self._clock())
 
     def _open_remembered(self) -> None:
         """The same for pods that only an ADD told of."""

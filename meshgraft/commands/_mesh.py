@@ -12,8 +12,6 @@ from vocabulary.mesh import is_trust_domain
 
 AUDIENCE = "meshgraft-mesh"
 """For whom the tokens are that the mesh's processes show each other."""
-ROOTS = Path("/var/run/meshgraft/roots/ca-bundle.crt")
-TOKEN = Path("/var/run/meshgraft/token/token")
 NAMESPACE = "meshgraft"
 
 

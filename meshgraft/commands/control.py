@@ -18,13 +18,12 @@ from mesh.rpc.shell import Shell, parse_address
 from meshgraft.commands._mesh import (
     AUDIENCE,
     NAMESPACE,
-    ROOTS,
-    TOKEN,
     api_server,
     exclusive,
     pair,
     trust_domain,
 )
+from meshgraft.commands._mesh_files import ROOTS, TOKEN
 from process import logs
 from process.heap import settle
 

@@ -14,7 +14,7 @@ from mesh.relay.node import Metrics, Node
 from mesh.rpc.channel import Peer
 from mesh.rpc.shell import Shell, parse_address
 from mesh.xds.client import Upstream
-from meshgraft.commands._mesh import ROOTS, TOKEN
+from meshgraft.commands._mesh_files import ROOTS, TOKEN
 from process import logs
 from process.heap import settle
 from vocabulary.handover import RELAY_SOCKET

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from injector.profiles import PROFILES
+from injector.profiles.envoy import OF_THE_MESH
 from meshgraft.checks.catalog import CATEGORIES
 from meshgraft.checks.model import DOCS, Category, Check
 from meshgraft.cli import app
@@ -84,6 +85,8 @@ def _row(annotation: Annotation) -> str:
         effect += f" Sets `{annotation.sets}`."
     if annotation.key in PROFILES["envoy"].ignores:
         effect += " Without a meaning for profile `envoy`."
+    if annotation.key in OF_THE_MESH:
+        effect += " With profile `envoy`: in the mesh alone."
     cells = (f"`{annotation.key}`", kind, default, effect)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 

@@ -51,7 +51,7 @@ _IGNORED = (
     "proxy-metrics-hostname-labels",
     "proxy-outbound-discovery-cache-unused-timeout",
 )
-_OF_THE_MESH = (
+OF_THE_MESH = (
     "config.linkerd.io/default-inbound-policy",
     "config.linkerd.io/proxy-require-identity-inbound-ports",
 )
@@ -110,7 +110,7 @@ def _warnings(given: BuildInput) -> Iterator[str]:
         yield _NO_INGRESS
     if not given.values.meshgraft.mesh.enabled:
         present = annotations_of(given.pod).keys() | given.namespace.annotations.keys()
-        for key in present & set(_OF_THE_MESH):
+        for key in present & set(OF_THE_MESH):
             yield f"without a meaning for profile envoy outside the mesh (meshgraft.mesh): {key}"
 
 

@@ -6,12 +6,20 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from certificates.metrics import CertMetrics
 from cni_plugin.agent.metrics import InstallMetrics, RepairMetrics, TaintMetrics
 from cni_plugin.agent.metrics import Metrics as AgentMetrics
 from injector.cluster.metrics import ClusterMetrics
 from injector.service.metrics import Metrics
+from mesh.control.catalog import Catalog
+from mesh.control.feed import Metrics as FeedMetrics
+from mesh.control.service import Control
+from mesh.identity.service import Metrics as IdentityMetrics
+from mesh.model.world import World
+from mesh.relay.node import Metrics as RelayMetrics
+from mesh.rpc.callers import OfflineCallers
 from meshgraft.reference import PAGES
 from tests.docs.markdown import ROOT, name_of, pages
 from vocabulary.annotations import BY_KEY, is_unknown
@@ -39,7 +47,13 @@ def test_the_metrics_page_names_every_metric_and_no_other() -> None:
     InstallMetrics(agent.registry)
     TaintMetrics(agent.registry)
     RepairMetrics(agent.registry)
-    registries = (registry, agent.registry)
+    mesh = CollectorRegistry()
+    FeedMetrics(mesh)
+    Control(Catalog(World(), "x", lambda _: ""), OfflineCallers(), ("a", "b"), mesh)
+    IdentityMetrics(mesh)
+    RelayMetrics(mesh)
+    CertMetrics(mesh, "mesh_identity")
+    registries = (registry, agent.registry, mesh)
     exposed = {
         f"{family.name}_total" if family.type == "counter" else family.name
         for each in registries

@@ -12,6 +12,7 @@ from meshgraft.checks.installation import (
     MESHGRAFT_EXISTENCE,
 )
 from meshgraft.checks.kubernetes import KUBERNETES_API, KUBERNETES_VERSION, PRE_SETUP
+from meshgraft.checks.mesh import MESHGRAFT_MESH
 from meshgraft.checks.webhook import WEBHOOK_CONFIG
 
 CATEGORIES = (
@@ -21,6 +22,7 @@ CATEGORIES = (
     MESHGRAFT_CONFIG,
     MESHGRAFT_EXISTENCE,
     LINKERD_CNI_PLUGIN,
+    MESHGRAFT_MESH,
     WEBHOOK_CONFIG,
     WEBHOOK_TLS,
     CONTROL_PLANE_VERSION,

@@ -51,7 +51,9 @@ def _flags(snapshot: Snapshot) -> Iterator[str]:
         values = settings(snapshot)
     except (ApiServerError, Skip):
         return
-    if values.cni_enabled:
+    if values.meshgraft.mesh.enabled:
+        yield "--mesh"
+    elif values.cni_enabled:
         yield "--linkerd-cni-enabled"
     if values.meshgraft.profile != "envoy":
         yield f"--profile {values.meshgraft.profile}"

@@ -322,7 +322,7 @@ def test_a_namespace_that_is_there_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("minutes", "text"), [(0, None), (-4, None), (-20, "no node has told"), (9, "are ahead of")]
+    ("minutes", "text"), [(0, None), (-4, None), (-20, "no node has reported"), (9, "are ahead of")]
 )
 def test_clocks_that_differ_are_a_warning(minutes: int, text: str | None) -> None:
     beat = (NOW + timedelta(minutes=minutes)).isoformat()

@@ -44,7 +44,8 @@ class World:
     services: dict[Ref, Service] = field(default_factory=dict)
     slices: dict[Ref, EndpointSlice] = field(default_factory=dict)
     workloads: dict[Ref, Workload] = field(default_factory=dict)
-    _service_at: dict[str, Ref] = field(default_factory=dict)
+    _services_at: defaultdict[str, set[Ref]] = field(default_factory=lambda: defaultdict(set))
+    """More than one for a moment too, while one is deleted and the next gets its address."""
     _slices_of: defaultdict[Ref, set[Ref]] = field(default_factory=lambda: defaultdict(set))
     _workloads_at: defaultdict[str, set[Ref]] = field(default_factory=lambda: defaultdict(set))
     """More than one for a moment: an address is given to a new pod before the old is forgotten."""
@@ -57,12 +58,11 @@ class World:
         """The Service as it is now; None: it is gone, or has no address."""
         before = self.services.pop(ref, None)
         if before is not None:
-            for address in before.addresses:
-                if self._service_at.get(address) == ref:
-                    del self._service_at[address]
+            _discard(self._services_at, before.addresses, ref)
         if service is not None:
             self.services[ref] = service
-            self._service_at.update(dict.fromkeys(service.addresses, ref))
+            for address in service.addresses:
+                self._services_at[address].add(ref)
         if before == service:
             return Touched()
         known = [one for one in (before, service) if one is not None]
@@ -88,7 +88,9 @@ class World:
             services=frozenset(Ref(ref.namespace, one.service) for one in known),
             # Whose endpoint a pod is, it wants to know itself.
             workloads=frozenset(
-                found.uid for one in behind if (found := self.workload_at(one)) is not None
+                self.workloads[pod].uid
+                for address in behind
+                for pod in self._workloads_at.get(address, ())
             ),
         )
 
@@ -118,13 +120,11 @@ class World:
 
     def service_at(self, address: str, port: int) -> tuple[Service, ServicePort] | None:
         """The Service, and its port, that a destination means."""
-        ref = self._service_at.get(address)
-        if ref is None:
-            return None
-        service = self.services[ref]
-        for each in service.ports:
-            if each.number == port:
-                return service, each
+        for ref in sorted(self._services_at.get(address, ())):
+            service = self.services[ref]
+            for each in service.ports:
+                if each.number == port:
+                    return service, each
         return None
 
     def workload_at(self, address: str) -> Workload | None:

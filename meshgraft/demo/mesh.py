@@ -132,8 +132,8 @@ def _show_balance(scene: Scene) -> None:
 
 
 def _show_wire(scene: Scene) -> None:
-    """What passes one server's end of its cable, while a client sends a word easy to find."""
-    with scene.pods["web-0"].netns.entered():
+    """What passes the client's end of its cable, while it sends a word that is easy to find."""
+    with scene.pods["client"].netns.entered():
         wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
     wire.bind(("eth0", 0))
     wire.settimeout(0.5)

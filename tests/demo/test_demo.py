@@ -39,7 +39,7 @@ def test_it_shows_everything_and_leaves_nothing(mode: str, tmp_path: Path) -> No
     ) as process:
         output, _ = process.communicate(timeout=100)
     assert process.returncode == 0, output
-    assert len(re.findall(r"^  ok ", output, re.M)) == 15
+    assert len(re.findall(r"^  ok ", output, re.M)) == 22
     assert "FAIL" not in output
     assert "\x1b" not in output
     assert not list(RUN_NETNS.glob(f"{PREFIX}-{process.pid}-*"))

@@ -138,7 +138,7 @@ class Catalogs(RuleBasedStateMachine):
 
 
 TestCatalogs = Catalogs.TestCase
-TestCatalogs.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+TestCatalogs.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
 
 
 @pytest.fixture

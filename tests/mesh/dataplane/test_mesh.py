@@ -61,9 +61,9 @@ def test_requests_to_a_service_are_balanced_and_both_ends_are_proven(
 
 
 def test_nothing_can_be_read_on_the_wire(client: Meshed, servers: list[Meshed]) -> None:
-    """What passes the server's end of its cable, while a client sends a word easy to find."""
+    """What passes the client's end of its cable, while it sends a word that is easy to find."""
     word = "hunter2-in-plain-sight"
-    with servers[0].netns.entered():
+    with client.netns.entered():
         capture = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
     capture.bind(("eth0", 0))  # not lo, where the proxy hands over what it has decrypted
     capture.settimeout(0.5)

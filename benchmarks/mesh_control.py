@@ -8,6 +8,7 @@ Control's part runs in this process, over loopback; the nodes are streams of ano
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import socket
@@ -48,7 +49,7 @@ def address(number: int, prefix: str) -> str:
     return f"{prefix}.{number >> 8 & 255}.{number & 255}"
 
 
-def slice_of(number: int, count: int, *, flip: int = 0) -> EndpointSlice:
+def slice_of(number: int, count: int, *, flip: int = -1) -> EndpointSlice:
     """A Service's endpoints; ``flip`` makes another one of them unready."""
     held = tuple(
         Endpoint(f"100.{64 + number * 16 // 65536}.{number * 16 >> 8 & 255}.{each}", each != flip)
@@ -104,12 +105,18 @@ async def _nodes(port: int, count: int, names: list[str], pipe: Connection) -> N
                     arrived.put_nowait(time.perf_counter())
 
     tasks = [asyncio.create_task(node()) for _ in range(count)]
+    last = 0.0
+    # Everybody has everything once nothing has come for a while.
+    with contextlib.suppress(TimeoutError):
+        while True:
+            async with asyncio.timeout(3 if last else 60):
+                last = await arrived.get()
     while True:
-        for _ in range(count):
-            last = await arrived.get()
         pipe.send(last)
         if await asyncio.to_thread(pipe.recv) == "end":
             break
+        for _ in range(count):
+            last = await arrived.get()
     for task in tasks:
         task.cancel()
 
@@ -181,7 +188,7 @@ async def _pushes(catalog: Catalog, world: World, count: int) -> list[tuple[str,
 
 def main() -> None:
     """Run it and print the table."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     services = int(sys.argv[2]) if len(sys.argv) > 2 else 5000
     table = Table("what", "figure", title="control")
     for what, figure in rows(count, services):

@@ -240,7 +240,7 @@ def _rules(mesh: MeshConfig, *, proven: bool) -> Json | None:
     if mesh.policy == "audit" or (scope and (proven or wants == "unauthenticated")):
         who: Json = _ANY
         if scope == "cluster":
-            ranges = [{"direct_remote_ip": _cidr(each)} for each in mesh.networks]
+            ranges = [{"direct_remote_ip": _prefix(each)} for each in mesh.networks]
             who = {"or_ids": {"ids": ranges}}
         allowed.append(who)
     identified = [] if proven else [_port(each) for each in mesh.identity_ports]
@@ -251,10 +251,6 @@ def _rules(mesh: MeshConfig, *, proven: bool) -> Json | None:
         permission = {"not_rule": {"or_rules": {"rules": identified}}}
     policies = {"inbound": {"permissions": [permission], "principals": allowed}} if allowed else {}
     return {"action": "ALLOW", "policies": policies}
-
-
-def _cidr(network: str) -> Json:
-    return _prefix(network)
 
 
 def _port(ports: PortRange) -> Json:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from certificates.secret import Held
-from certificates.x509 import Authority, certificates_pem, is_issued_by
+from certificates.x509 import Authority, certificates_pem, is_issued_by, key_usage
 from mesh.identity.leaf import BACKDATED, Issuer
 from process.files import FileError
 
@@ -51,7 +51,7 @@ def issue_intermediate(root: Authority, now: datetime) -> Issuer:
         .not_valid_before(now - BACKDATED)
         .not_valid_after(min(now + INTERMEDIATE, root.certificate.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_USAGE, critical=True)
+        .add_extension(key_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(above.value),
@@ -60,19 +60,6 @@ def issue_intermediate(root: Authority, now: datetime) -> Issuer:
         .sign(root.key, hashes.SHA256())
     )
     return Issuer(certificate, key)
-
-
-_USAGE = x509.KeyUsage(
-    digital_signature=True,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=True,
-    crl_sign=True,
-    encipher_only=False,
-    decipher_only=False,
-)
 
 
 class OwnRoot:

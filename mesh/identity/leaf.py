@@ -16,12 +16,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from certificates.x509 import key_usage
 from vocabulary.errors import MeshgraftError
 from vocabulary.mesh import server_name, spiffe_id
 
 LIFETIME = timedelta(hours=24)
-RENEW_AFTER = 0.7
-"""Of its life a certificate has behind it when the next one is asked for."""
 BACKDATED = timedelta(minutes=5)
 """How far the clock of another node may be behind ours."""
 
@@ -127,7 +126,7 @@ def _signed(
         .not_valid_before(now - BACKDATED)
         .not_valid_after(min(now + lifetime, issuer.certificate.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_USAGE, critical=True)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         # Critical where the subject is empty (RFC 5280, 4.2.1.6).
         .add_extension(x509.SubjectAlternativeName(names), critical=True)
@@ -140,16 +139,3 @@ def _signed(
     )
     chain = (leaf, issuer.certificate, *issuer.chain)
     return b"".join(each.public_bytes(Encoding.PEM) for each in chain)
-
-
-_USAGE = x509.KeyUsage(
-    digital_signature=True,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=False,
-    crl_sign=False,
-    encipher_only=False,
-    decipher_only=False,
-)

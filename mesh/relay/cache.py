@@ -37,8 +37,7 @@ def save(path: Path, store: Store) -> None:
     Raises:
         FileError: it cannot be written.
     """
-    held = (store.get(key) for key in store.keys())  # noqa: SIM118, it is no mapping
-    resources = tuple(resource for resource in held if resource is not None)
+    resources = store.resources()
     replace_file(
         path, Response(type_url="", nonce="", resources=resources, whole=True).encode(), 0o600
     )
@@ -55,8 +54,7 @@ class Saver:
 
     def save_if_changed(self) -> bool:
         """Whether it had to be written; a disk that is full costs a warning, nothing else."""
-        held = (self._store.get(key) for key in self._store.keys())  # noqa: SIM118
-        state = tuple((each.key, each.version) for each in held if each is not None)
+        state = tuple((each.key, each.version) for each in self._store.resources())
         if state == self._written:
             return False
         try:

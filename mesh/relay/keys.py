@@ -12,18 +12,13 @@ from datetime import UTC, datetime
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
 from grpclib.client import UnaryUnaryMethod
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
+from certificates.x509 import key_pem
 from mesh.rpc.channel import NotReadyError, Peer
 from mesh.rpc.identity import SIGN_POD, PodRequest, Signed
+from mesh.rpc.requests import new_request
 from process.backoff import Backoff
 from vocabulary.handover import Opened
 
@@ -72,18 +67,13 @@ async def obtain(sign: Sign, pod: Opened) -> Credentials:
     Raises:
         GRPCError, NotReadyError, OSError, TimeoutError: as `sign_by`.
     """
-    key = ec.generate_private_key(ec.SECP256R1())
-    request = (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(x509.Name([]))
-        .sign(key, hashes.SHA256())
-    )
-    asked = PodRequest(pod.namespace, pod.name, pod.uid, request.public_bytes(Encoding.PEM))
+    key, request = new_request()
+    asked = PodRequest(pod.namespace, pod.name, pod.uid, request)
     signed = await sign(asked)
     leaf = x509.load_pem_x509_certificate(signed.chain)
     return Credentials(
         chain=signed.chain,
-        key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        key=key_pem(key),
         roots=signed.roots,
         not_before=leaf.not_valid_before_utc,
         not_after=leaf.not_valid_after_utc,

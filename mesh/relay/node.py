@@ -87,9 +87,9 @@ class Node:
         self._saver = Saver(cache_file, self.store) if cache_file else None
         if cache_file is not None:
             count = load(cache_file, self.store)
-            for key in self.store.keys():  # noqa: SIM118, it is no mapping
-                self._lingering[key] = now() + LINGER_SECONDS
-                self.subscriptions.want(key)
+            for resource in self.store.resources():
+                self._lingering[resource.key] = now() + LINGER_SECONDS
+                self.subscriptions.want(resource.key)
             _log.info("cache read", resources=count)
 
     # Pods

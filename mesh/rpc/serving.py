@@ -6,10 +6,6 @@ import asyncio
 import time
 
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 from grpclib.client import UnaryUnaryMethod
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
@@ -17,6 +13,7 @@ from certificates.live import LiveCertificate, utc_now
 from certificates.x509 import CertificateError, KeyPair, check_pair, key_pem
 from mesh.rpc.channel import NotReadyError, Peer
 from mesh.rpc.identity import SIGN_SERVER, ServerRequest, Signed
+from mesh.rpc.requests import new_request
 from process.backoff import Backoff
 
 _RENEW_AFTER = 0.5
@@ -53,9 +50,7 @@ async def _until_due(identity: Peer, seconds: float) -> None:
 
 
 async def _renew(live: LiveCertificate, identity: Peer) -> float:
-    key = ec.generate_private_key(ec.SECP256R1())
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    request = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    key, request = new_request()
     async with asyncio.timeout(10), identity() as (channel, metadata):
         method = UnaryUnaryMethod(channel, SIGN_SERVER, ServerRequest, Signed)
         signed: Signed = await method(ServerRequest(request), metadata=metadata)

@@ -51,9 +51,9 @@ class Store:
         """As `Source`."""
         return self._resources.get(key)
 
-    def keys(self) -> tuple[Key, ...]:
-        """Of all resources in it."""
-        return tuple(self._resources)
+    def resources(self) -> tuple[Resource, ...]:
+        """All that are in it."""
+        return tuple(self._resources.values())
 
     def is_wanted(self, key: Key) -> bool:
         """Whether anybody watches it."""
